@@ -1,0 +1,62 @@
+# Two words for a newcomer: `make demo`, `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+export PYTHON
+PIP_FLAGS := --quiet --disable-pip-version-check --no-input --require-hashes
+BIN := .venv/bin
+JOBS ?= auto
+PYTEST_ARGS ?=
+VENV_STAMP := .venv/.stamp
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
+
+.PHONY: demo
+demo: venv ## Build a TUF repository with keys on a SoftHSM token and download from it
+	$(BIN)/python -m demo
+
+.PHONY: test
+test: venv ## Run the tests, except the slow ones
+	$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: venv ## Measure signatures per second and latencies
+	$(BIN)/python -m bench
+
+# --- set-up -------------------------------------------------------------------------------------
+
+.PHONY: system
+system:
+	@scripts/system-packages.sh
+
+.PHONY: venv
+venv: $(VENV_STAMP) ## Make .venv with everything pinned in requirements/dev.txt
+
+# uv_build finds its own executable on PATH only.
+$(VENV_STAMP): requirements/dev.txt pyproject.toml client_sdk/pyproject.toml | system
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install $(PIP_FLAGS) -r requirements/dev.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation \
+		-e ./client_sdk -e .
+	touch $@
+
+LOCK := build/lock-venv/bin/uv pip compile --quiet --upgrade --python-version 3.11.2 \
+	--python-platform linux --exclude-newer '1 week' --generate-hashes --no-header --no-annotate \
+	--no-emit-package keyd --no-emit-package keyd-client
+
+.PHONY: requirements
+requirements: | system ## Resolve requirements/*.in again
+	$(PYTHON) -m venv build/lock-venv
+	build/lock-venv/bin/pip install $(PIP_FLAGS) -r requirements/lock.txt
+	for name in runtime dev protos lock; do \
+		$(LOCK) requirements/$$name.in --output-file requirements/$$name.txt; done
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	rm -rf build .venv .venv-protos .mypy_cache .pytest_cache .ruff_cache .hypothesis

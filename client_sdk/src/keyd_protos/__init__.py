@@ -1,0 +1,1 @@
+"""Generated stubs of the public keyd API (made by ``make protos``; do not edit)."""

@@ -1,0 +1,1 @@
+"""The supervisor that starts, feeds and replaces token workers."""

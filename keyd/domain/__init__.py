@@ -1,0 +1,1 @@
+"""Keys, roles, payload rules and state machines as frozen values and pure functions."""

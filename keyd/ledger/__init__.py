@@ -1,0 +1,1 @@
+"""State and audit log behind one port, because one transaction covers both."""

@@ -1,0 +1,1 @@
+"""Thin gRPC servicers: messages to domain values, a service, and back."""
