@@ -1,0 +1,182 @@
+"""What the ledger remembers: plain records, one per thing that must never be forgotten.
+
+Times are timezone-aware UTC. Digests are SHA-256 in 64 lower-case hex digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from keyd.domain.trust import FileFacts, KeySet, RepositoryState, RoleRules
+
+
+@dataclass(frozen=True)
+class LedgerIdentity:
+    """Made once. `origin` is the C2SP checkpoint origin line; `development` is for ever."""
+
+    ledger_id: str
+    origin: str
+    development: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A TUF repository. `intended_root` is who may sign root 1 (bootstrap only)."""
+
+    name: str
+    state: RepositoryState
+    development: bool
+    imported: bool
+    created_at: datetime
+    intended_root: KeySet | None = None
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role of one repository.
+
+    `epoch` advances only in a recorded fast-forward recovery. `high_water` is the highest version
+    reserved or imported in that epoch; `trusted_version`/`trusted_digest` the newest accepted one
+    (0 and "" when none). `rules` None: the defaults of the role's type. `delegators` are the roles
+    whose accepted payload delegates this one.
+    """
+
+    repository: str
+    name: str
+    epoch: int = 0
+    high_water: int = 0
+    trusted_version: int = 0
+    trusted_digest: str = ""
+    rules: RoleRules | None = None
+    revision: int = 0
+
+
+class ReservationState(StrEnum):
+    """RESERVED until the first signature, SIGNED after, ACCEPTED at the threshold."""
+
+    RESERVED = "RESERVED"
+    SIGNED = "SIGNED"
+    ACCEPTED = "ACCEPTED"
+    VOIDED = "VOIDED"
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """(repository, role, epoch, version) bound to one payload for ever.
+
+    `required` is the trust state it was judged under: every set must reach its threshold before
+    the payload counts as accepted, and later signers are checked against it.
+    """
+
+    repository: str
+    role: str
+    epoch: int
+    version: int
+    digest: str
+    required: tuple[KeySet, ...]
+    state: ReservationState
+    leaf: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class StoredSignature:
+    """A verified signature over a reserved payload; `key` is "" if it was made elsewhere."""
+
+    fingerprint: str
+    key: str
+    signature: bytes
+    leaf: int
+    made_at: datetime
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """A recorded version: reserved here or imported; `accepted` at its threshold."""
+
+    repository: str
+    role: str
+    epoch: int
+    version: int
+    digest: str
+    accepted: bool
+    imported: bool = False
+    file: FileFacts | None = None
+
+
+class IntentState(StrEnum):
+    """How the token call ended that an intent leaf announced."""
+
+    OPEN = "OPEN"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    ABANDONED = "ABANDONED"
+
+
+class IntentKind(StrEnum):
+    """What the token was about to be asked for."""
+
+    SIGN = "sign"
+    SIGN_OPAQUE = "sign_opaque"
+    GENERATE = "generate"
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A token call that was announced in the log; `leaf` is the announcing leaf's index."""
+
+    leaf: int
+    kind: IntentKind
+    key: str
+    subject: str
+    digest: str
+    state: IntentState
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """A client's request id with the digest of the whole request body, for idempotency."""
+
+    principal: str
+    request_id: str
+    body_digest: str
+    outcome: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class OpaqueSignature:
+    """A reservation by (key, digest) of bytes keyd does not understand; signature None: reserved."""
+
+    key: str
+    digest: str
+    signature: bytes | None
+    leaf: int
+    made_at: datetime
+
+
+@dataclass(frozen=True)
+class TokenIdentity:
+    """What a token said of itself when it was first opened."""
+
+    token: str
+    serial: str
+    label: str
+    manufacturer: str
+    model: str
+
+
+@dataclass(frozen=True)
+class PinAttempt:
+    """A PIN about to be, or having been, presented. `credential` is a random id, never a hash."""
+
+    token: str
+    credential: str
+    rejected: bool
+    at: datetime
+    details: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,243 @@
+"""What the use cases need from the world: tokens, a ledger, a clock. Nothing else is a port.
+
+Implementations live in `keyd.backends` and `keyd.ledger`; `keyd.daemon` puts them together. Every
+method may raise a `keyd.errors.KeydError`; no other exception crosses these lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from keyd.domain.audit import Checkpoint, Entry, Leaf
+from keyd.domain.keys import Key, KeySpec
+from keyd.domain.records import (
+    Intent,
+    LedgerIdentity,
+    OpaqueSignature,
+    PinAttempt,
+    Repository,
+    RequestRecord,
+    Reservation,
+    Role,
+    StoredSignature,
+    TokenIdentity,
+    VersionRecord,
+)
+from keyd.domain.tokens import FoundKey, SignItem, TokenEvent, TokenStatus
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Wall time for expiry and records, monotonic seconds for deadlines."""
+
+    def now(self) -> datetime:
+        """Current UTC time, timezone-aware. Raises: BackendUnavailable if the clock is not sane."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+
+class KeyBackend(Protocol):
+    """One token. Safe between threads; every call ends within `timeout_s`.
+
+    Raises: BackendUnavailable (token offline, recovering, quarantined), PinRejected (PIN wanted),
+    DeadlineExceeded (outcome UNKNOWN_RECORDED once the token was asked), NotFound, InvalidRequest.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def status(self) -> TokenStatus:
+        """The last known state; never waits for the token."""
+
+    def sign(self, items: Sequence[SignItem], timeout_s: float) -> list[bytes | Exception]:
+        """Sign many messages in one exchange; one signature or one KeydError each, in order.
+
+        Signatures have their TUF form (DER for ECDSA, 64 bytes Ed25519, modulus size RSA) and are
+        *not* verified here: callers verify against the registered public key.
+        """
+
+    def generate(self, spec: KeySpec, cka_id: bytes, label: str, timeout_s: float) -> FoundKey:
+        """Make a key pair with the attributes of docs/reference/token-attributes.md."""
+
+    def find(self, cka_id: bytes, timeout_s: float) -> FoundKey:
+        """The one key pair with this CKA_ID. Raises: NotFound, InvalidRequest (several)."""
+
+    def inventory(self, timeout_s: float) -> tuple[FoundKey, ...]:
+        """All key objects on the token, strays included."""
+
+    def unlock(self, pin: bytearray | None, timeout_s: float) -> TokenStatus:
+        """Log in once by an operator's wish: with `pin` (overwritten), or None for the credential.
+
+        Raises: PinRejected when the token said no.
+        """
+
+    def quarantine(self, reason: str) -> None:
+        """Stop using the token until `release`; survives restarts."""
+
+    def release(self) -> None:
+        """Lift a quarantine; the token is opened and checked anew."""
+
+
+class Tokens(Protocol):
+    """All configured tokens."""
+
+    def get(self, name: str) -> KeyBackend:
+        """Raises: NotFound."""
+
+    def all(self) -> tuple[KeyBackend, ...]: ...
+
+    def watch(self, stop: Callable[[], bool]) -> Iterator[TokenEvent]:
+        """Events from now on until `stop()`; first the present status of every token."""
+
+
+class TokenJournal(Protocol):
+    """What must survive a restart about tokens; a backend writes it, the ledger keeps it."""
+
+    def identity(self, token: str) -> TokenIdentity | None: ...
+
+    def pin_identity(self, identity: TokenIdentity) -> None:
+        """Pin the first identity seen; a later different one is refused by the backend."""
+
+    def pin_attempt(self, token: str) -> PinAttempt | None:
+        """The last unsettled or rejected attempt; None: a machine may present the PIN."""
+
+    def record_pin_attempt(self, attempt: PinAttempt | None, token: str) -> None:
+        """Durable when it returns. None clears: accepted, or an operator decided anew."""
+
+    def quarantined(self, token: str) -> str | None: ...
+
+    def record_quarantine(self, token: str, reason: str | None) -> None: ...
+
+    def keys(self, token: str) -> tuple[Key, ...]:
+        """The registered keys of this token, to reconcile with what it holds."""
+
+
+class View(Protocol):
+    """Reading recorded state; one consistent moment."""
+
+    def identity(self) -> LedgerIdentity: ...
+
+    def key(self, name: str) -> Key | None: ...
+
+    def key_by_fingerprint(self, fingerprint: str) -> Key | None: ...
+
+    def keys(self) -> tuple[Key, ...]: ...
+
+    def repository(self, name: str) -> Repository | None: ...
+
+    def repositories(self) -> tuple[Repository, ...]: ...
+
+    def role(self, repository: str, role: str) -> Role | None: ...
+
+    def roles(self, repository: str) -> tuple[Role, ...]: ...
+
+    def roles_of_key(self, fingerprint: str) -> tuple[tuple[str, str], ...]:
+        """(repository, role) pairs whose accepted delegator lists this key; bins not enumerated."""
+
+    def material_owner(self, fingerprint: str) -> str | None:
+        """The repository that key material belongs to."""
+
+    def reservation(
+        self, repository: str, role: str, epoch: int, version: int
+    ) -> Reservation | None: ...
+
+    def versions(
+        self, repository: str, wanted: Iterable[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], VersionRecord]:
+        """Recorded versions in each role's current epoch; unknown ones are left out."""
+
+    def signatures(self, reservation: Reservation) -> tuple[StoredSignature, ...]: ...
+
+    def payload(self, digest: str) -> bytes:
+        """A payload recorded under its SHA-256 (hex). Raises: StateCorrupt if it is not there."""
+
+    def request(self, principal: str, request_id: str) -> RequestRecord | None: ...
+
+    def opaque(self, key: str, digest: str) -> OpaqueSignature | None: ...
+
+    def open_intents(self) -> tuple[Intent, ...]: ...
+
+    def setting(self, name: str) -> str | None:
+        """A ledger-wide setting, e.g. "log_key", "policy_digest"."""
+
+    def log_size(self) -> int: ...
+
+    def leaves(self, start: int, end: int) -> Iterator[Leaf]:
+        """Leaves start..end-1 in order."""
+
+
+class Transaction(View, Protocol):
+    """Writing, all or nothing. Reads see its own writes."""
+
+    def put_key(self, key: Key) -> None: ...
+
+    def put_repository(self, repository: Repository) -> None:
+        """Insert or update; raises the repository's revision."""
+
+    def put_role(self, role: Role) -> None:
+        """Insert or update; raises the role's and its repository's revision."""
+
+    def claim_material(self, fingerprint: str, repository: str) -> str:
+        """Bind key material to a repository unless it is bound; return the owner."""
+
+    def put_reservation(self, reservation: Reservation, payload: bytes) -> None:
+        """Insert, or update its state. The unique (repository, role, epoch, version) is the lock."""
+
+    def put_signature(self, reservation: Reservation, signature: StoredSignature) -> None: ...
+
+    def put_version(self, record: VersionRecord) -> None:
+        """What is known of an accepted or imported version, file facts included."""
+
+    def put_request(self, record: RequestRecord) -> None: ...
+
+    def put_opaque(self, record: OpaqueSignature) -> None: ...
+
+    def put_intent(self, intent: Intent) -> None: ...
+
+    def put_setting(self, name: str, value: str) -> None: ...
+
+    def append(self, entry: Entry) -> int:
+        """Append a log leaf; returns its index (the first is 0)."""
+
+
+class Ledger(Protocol):
+    """State and audit log behind one transaction.
+
+    Work from several callers is committed as one group; each piece runs in a savepoint of its own,
+    so one refusal does not touch its neighbours. A return means durable (flushed to the medium)
+    and known to the anchor.
+    """
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        """Run, commit, flush. Raises what `work` raises (then nothing of it is stored)."""
+
+    def transact_each(
+        self, works: Sequence[Callable[[Transaction], T]]
+    ) -> list[T | Exception]:
+        """Many pieces in one group, in order; a KeydError stands for each that refused."""
+
+    def read(self, work: Callable[[View], T]) -> T:
+        """Run on a consistent snapshot without waiting for writers."""
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest signed checkpoint."""
+
+    def unsigned_checkpoint(self) -> Checkpoint:
+        """Origin, size and root of the log now, to be signed by the log key."""
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None: ...
+
+    def inclusion_proof(self, index: int, size: int) -> tuple[bytes, ...]:
+        """RFC 6962 2.1.1 audit path, 32 bytes each. Raises: InvalidRequest."""
+
+    def consistency_proof(self, first: int, second: int) -> tuple[bytes, ...]:
+        """RFC 6962 2.1.2 proof, 32 bytes each. Raises: InvalidRequest."""
+
+    def refusal(self) -> str | None:
+        """Why nothing may be signed (behind its anchor, contradiction), or None."""
+
+    def close(self) -> None: ...
