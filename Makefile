@@ -46,6 +46,21 @@ $(VENV_STAMP): requirements/dev.txt pyproject.toml client_sdk/pyproject.toml | s
 		-e ./client_sdk -e .
 	touch $@
 
+# The generator's own packages would hold back the runtime's, hence a second environment.
+PROTOS_STAMP := .venv-protos/.stamp
+$(PROTOS_STAMP): requirements/protos.txt | system
+	test -x .venv-protos/bin/python || $(PYTHON) -m venv .venv-protos
+	.venv-protos/bin/pip install $(PIP_FLAGS) -r requirements/protos.txt
+	touch $@
+
+.PHONY: protos
+protos: $(PROTOS_STAMP) ## Generate the checked-in stubs from the .proto files
+	scripts/protos.sh
+
+.PHONY: proto-baseline
+proto-baseline: ## Make the contract as it is now the one that breaking changes are judged by
+	scripts/buf.sh build protos --output protos/baseline.binpb
+
 LOCK := build/lock-venv/bin/uv pip compile --quiet --upgrade --python-version 3.11.2 \
 	--python-platform linux --exclude-newer '1 week' --generate-hashes --no-header --no-annotate \
 	--no-emit-package keyd --no-emit-package keyd-client
