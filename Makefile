@@ -59,7 +59,7 @@ protos: $(PROTOS_STAMP) ## Generate the checked-in stubs from the .proto files
 
 .PHONY: proto-baseline
 proto-baseline: ## Make the contract as it is now the one that breaking changes are judged by
-	scripts/buf.sh build protos --output protos/baseline.binpb
+	scripts/buf.sh build protos --exclude-source-info --output protos/baseline.binpb
 
 LOCK := build/lock-venv/bin/uv pip compile --quiet --upgrade --python-version 3.11.2 \
 	--python-platform linux --exclude-newer '1 week' --generate-hashes --no-header --no-annotate \

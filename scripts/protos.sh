@@ -15,7 +15,7 @@ trap 'rm -rf "$out"' EXIT
 protoc() { PATH=$bin:$PATH "$bin/python" -m grpc_tools.protoc "$@"; }
 
 mkdir "$out/public" "$out/private"
-protoc -I protos -I protos/third_party --python_out="$out/public" --mypy_out="quiet:$out/public" \
+protoc -I protos --python_out="$out/public" --mypy_out="quiet:$out/public" \
     --grpc_python_out="$out/public" --mypy_grpc_out="quiet:$out/public" protos/keyd/v1/*.proto
 sed -i 's/^from keyd\.v1 import /from keyd_protos.v1 import /' "$out"/public/keyd/v1/*
 if grep -nE '^(from|import) keyd\.' "$out"/public/keyd/v1/*; then
