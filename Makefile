@@ -12,6 +12,7 @@ BIN := .venv/bin
 JOBS ?= auto
 PYTEST_ARGS ?=
 VENV_STAMP := .venv/.stamp
+PROTOS_STAMP := .venv-protos/.stamp
 
 .PHONY: help
 help: ## List the targets
@@ -24,6 +25,34 @@ demo: venv ## Build a TUF repository with keys on a SoftHSM token and download f
 .PHONY: test
 test: venv ## Run the tests, except the slow ones
 	$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: lint-style lint-types lint-imports lint-words lint-tree lint-protos ## Run every static check
+
+.PHONY: lint-style lint-types lint-imports lint-words lint-tree lint-protos
+lint-style: venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+lint-types: venv
+	$(BIN)/mypy
+
+lint-imports: venv
+	$(BIN)/lint-imports --no-logo
+
+lint-words: venv
+	$(BIN)/codespell
+
+lint-tree: venv
+	$(BIN)/python scripts/check_tree.py
+
+lint-protos: $(PROTOS_STAMP)
+	scripts/lint-protos.sh
+
+.PHONY: docs
+docs: venv ## Build the documentation into build/docs
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "docs: build/docs/index.html"
 
 .PHONY: bench
 bench: venv ## Measure signatures per second and latencies
@@ -47,7 +76,6 @@ $(VENV_STAMP): requirements/dev.txt pyproject.toml client_sdk/pyproject.toml | s
 	touch $@
 
 # The generator's own packages would hold back the runtime's, hence a second environment.
-PROTOS_STAMP := .venv-protos/.stamp
 $(PROTOS_STAMP): requirements/protos.txt | system
 	test -x .venv-protos/bin/python || $(PYTHON) -m venv .venv-protos
 	.venv-protos/bin/pip install $(PIP_FLAGS) -r requirements/protos.txt
