@@ -13,8 +13,10 @@ from typing import Protocol, TypeVar
 from keyd.domain.audit import Checkpoint, Entry, Leaf
 from keyd.domain.keys import Key, KeySpec
 from keyd.domain.records import (
+    Delegation,
     Intent,
     LedgerIdentity,
+    Material,
     OpaqueSignature,
     PinAttempt,
     Repository,
@@ -135,11 +137,14 @@ class View(Protocol):
 
     def roles(self, repository: str) -> tuple[Role, ...]: ...
 
-    def roles_of_key(self, fingerprint: str) -> tuple[tuple[str, str], ...]:
-        """(repository, role) pairs whose accepted delegator lists this key; bins not enumerated."""
+    def delegations_of_key(self, fingerprint: str) -> tuple[tuple[str, Delegation], ...]:
+        """(repository, delegation) pairs by which accepted metadata gives this key a role."""
 
-    def material_owner(self, fingerprint: str) -> str | None:
-        """The repository that key material belongs to."""
+    def delegators_of(self, repository: str, role: str) -> tuple[str, ...]:
+        """Roles whose accepted metadata delegates `role`, by name or by a pattern covering it."""
+
+    def material(self, fingerprint: str) -> Material | None:
+        """Whose key material this is and what it was ever listed for; None: nobody's."""
 
     def reservation(
         self, repository: str, role: str, epoch: int, version: int
@@ -181,8 +186,16 @@ class Transaction(View, Protocol):
     def put_role(self, role: Role) -> None:
         """Insert or update; raises the role's and its repository's revision."""
 
-    def claim_material(self, fingerprint: str, repository: str) -> str:
-        """Bind key material to a repository unless it is bound; return the owner."""
+    def claim_material(self, fingerprint: str, repository: str, use: str) -> str:
+        """Bind key material to a repository unless it is bound; return the owner.
+
+        `use` is a top-level role name or "delegated"; it is added when the owner is `repository`.
+        """
+
+    def put_delegations(
+        self, repository: str, delegator: str, delegations: Sequence[Delegation]
+    ) -> None:
+        """Replace what `delegator`'s accepted metadata delegates."""
 
     def put_reservation(self, reservation: Reservation, payload: bytes) -> None:
         """Insert, or update its state. The unique (repository, role, epoch, version) is the lock."""

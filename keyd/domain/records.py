@@ -41,8 +41,7 @@ class Role:
 
     `epoch` advances only in a recorded fast-forward recovery. `high_water` is the highest version
     reserved or imported in that epoch; `trusted_version`/`trusted_digest` the newest accepted one
-    (0 and "" when none). `rules` None: the defaults of the role's type. `delegators` are the roles
-    whose accepted payload delegates this one.
+    (0 and "" when none). `rules` None: the defaults of the role's type.
     """
 
     repository: str
@@ -53,6 +52,27 @@ class Role:
     trusted_digest: str = ""
     rules: RoleRules | None = None
     revision: int = 0
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """One role and one key that accepted metadata lists for it.
+
+    `role` is a role name; for succinct hash bins (TAP 15) it is the name prefix, and `bit_length`
+    (1 to 32, else 0) says that it covers prefix-0…0 to prefix-f…f, in hex of the usual width.
+    """
+
+    role: str
+    fingerprint: str
+    bit_length: int = 0
+
+
+@dataclass(frozen=True)
+class Material:
+    """Key material of one repository; `uses` are top-level role names or "delegated"."""
+
+    repository: str
+    uses: frozenset[str]
 
 
 class ReservationState(StrEnum):
