@@ -11,6 +11,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --no-input --require-hashes
 BIN := .venv/bin
 JOBS ?= auto
 PYTEST_ARGS ?=
+SHARD ?= 1/1
 VENV_STAMP := .venv/.stamp
 PROTOS_STAMP := .venv-protos/.stamp
 
@@ -25,6 +26,14 @@ demo: venv ## Build a TUF repository with keys on a SoftHSM token and download f
 .PHONY: test
 test: venv ## Run the tests, except the slow ones
 	$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: venv ## Run the slow tests, in resumable shards of ten minutes (SHARD=n/m: every mth)
+	$(BIN)/python -m tests.shards --shard $(SHARD)
+
+.PHONY: test-fresh
+test-fresh: ## Run make demo and make test in a minimal Debian tree (needs root)
+	scripts/fresh.sh
 
 .PHONY: lint
 lint: lint-style lint-types lint-imports lint-words lint-tree lint-protos ## Run every static check

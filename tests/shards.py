@@ -1,0 +1,189 @@
+"""Runs the tests marked ``slow`` in shards of at most ten minutes (``make test-all``).
+
+``@pytest.mark.slow(seconds=120)`` says how long a test takes (60 when unsaid); shards are packed
+from that, in an order that depends on the tests alone. A shard that passed is not run again until a
+file changes, so an interrupted run goes on where it stopped. ``--shard 2/3`` takes every third,
+starting with the second, to spread them over machines. Runs in the repository's root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+LIMIT_S = 600
+# Room for start-up and for a busy machine.
+PACKED_S = 480
+UNSAID_S = 60
+
+
+@dataclass(frozen=True)
+class SlowTest:
+    """A test's pytest id and how long its author says it takes."""
+
+    nodeid: str
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a shard's run came to; kept as JSON."""
+
+    passed: int
+    failed: int
+    skipped: int
+    seconds: int
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every test passed or was skipped, and there was one."""
+        return self.failed == 0 and self.passed + self.skipped > 0
+
+
+class Collector:
+    """A pytest plugin that keeps the selected tests."""
+
+    def __init__(self) -> None:
+        self.tests: list[SlowTest] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            marker = item.get_closest_marker("slow")
+            seconds = marker.kwargs.get("seconds", UNSAID_S) if marker else UNSAID_S
+            self.tests.append(SlowTest(item.nodeid, seconds))
+
+
+def collect(paths: Sequence[str]) -> list[SlowTest]:
+    """Every slow test, sorted by id. Raises: SystemExit when the tests cannot be collected."""
+    collector, output = Collector(), io.StringIO()
+    options = ["--collect-only", "-q", "-m", "slow", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    with contextlib.redirect_stdout(output):
+        code = pytest.main([*options, *paths], plugins=[collector])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise SystemExit(output.getvalue())
+    return sorted(collector.tests, key=lambda test: test.nodeid)
+
+
+def pack(tests: Iterable[SlowTest]) -> list[list[SlowTest]]:
+    """Fills shards in order. Raises: SystemExit for a test too long for any shard."""
+    shards: list[list[SlowTest]] = []
+    left = 0
+    for test in tests:
+        if test.seconds > PACKED_S:
+            raise SystemExit(f"{test.nodeid} takes {test.seconds} s; split it below {PACKED_S} s")
+        if not shards or test.seconds > left:
+            shards.append([])
+            left = PACKED_S
+        shards[-1].append(test)
+        left -= test.seconds
+    return shards
+
+
+def tree_digest() -> str:
+    """Names the state of the tracked and the new files; any edit changes it."""
+    digest = hashlib.sha256()
+    for command in (
+        ["git", "rev-parse", "HEAD"],
+        ["git", "diff", "HEAD", "--binary"],
+        ["git", "ls-files", "--others", "--exclude-standard", "-z"],
+    ):
+        output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        digest.update(output)
+    for name in filter(None, output.decode().split("\0")):
+        digest.update(Path(name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run(shard: Sequence[SlowTest], report: Path) -> Outcome:
+    """Runs one shard in a process group of its own, which is killed when the time is up."""
+    command = [sys.executable, "-m", "pytest", "-o", f"timeout={LIMIT_S}", f"--junitxml={report}"]
+    started = time.monotonic()
+    process = subprocess.Popen([*command, *(test.nodeid for test in shard)], start_new_session=True)
+    note = ""
+    try:
+        process.wait(LIMIT_S)
+    except subprocess.TimeoutExpired:
+        note = f"killed after {LIMIT_S} s"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    seconds = round(time.monotonic() - started)
+    if note or process.returncode not in (0, 1):
+        return Outcome(0, len(shard), 0, seconds, note or f"pytest ended with {process.returncode}")
+    suite = next(ET.parse(report).getroot().iter("testsuite")).attrib
+    failed = int(suite["failures"]) + int(suite["errors"])
+    skipped = int(suite["skipped"])
+    return Outcome(int(suite["tests"]) - failed - skipped, failed, skipped, seconds)
+
+
+def recorded(path: Path) -> Outcome | None:
+    """The outcome of an earlier run of the same shard on the same files."""
+    return Outcome(**json.loads(path.read_text())) if path.exists() else None
+
+
+def mine(index: int, part: str) -> bool:
+    """Whether the shard at `index` (from 0) belongs to `part`, "n/m" with n from 1."""
+    number, _, of = part.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise SystemExit(f"a shard is n/m with 1 <= n <= m, not {part!r}")
+    return index % int(of) == int(number) - 1
+
+
+def run_unfinished(shards: Sequence[Sequence[SlowTest]], part: str, state: Path) -> list[Outcome]:
+    """Runs each shard of `part` that has not passed yet, and says what each came to."""
+    outcomes: list[Outcome] = []
+    lines = ["=== slow tests"]
+    for index, shard in enumerate(shards):
+        if not mine(index, part):
+            continue
+        name = hashlib.sha256("\n".join(test.nodeid for test in shard).encode()).hexdigest()[:16]
+        path = state / f"{name}.json"
+        outcome, when = recorded(path), "earlier"
+        if outcome is None or not outcome.ok:
+            print(f"=== shard {index + 1} of {len(shards)}: {len(shard)} tests", flush=True)
+            outcome, when = run(shard, state / f"{name}.xml"), "now"
+            path.write_text(json.dumps(asdict(outcome)))
+        outcomes.append(outcome)
+        lines.append(
+            f"shard {index + 1} of {len(shards)}: {'passed' if outcome.ok else 'FAILED'} {when}"
+            f" in {outcome.seconds} s, from {shard[0].nodeid} on {outcome.note}".rstrip()
+        )
+    print("\n".join(lines))
+    return outcomes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is not yet done, reports all; 0 when every chosen shard passed."""
+    parser = argparse.ArgumentParser(prog="tests.shards", description=__doc__)
+    parser.add_argument("--shard", default="1/1", metavar="N/M")
+    parser.add_argument("--state", type=Path, default=Path("build/shards"))
+    parser.add_argument("paths", nargs="*", default=["tests"])
+    args = parser.parse_args(argv)
+    state = args.state / tree_digest()
+    state.mkdir(parents=True, exist_ok=True)
+    outcomes = run_unfinished(pack(collect(args.paths)), args.shard, state)
+    passed = sum(outcome.passed for outcome in outcomes)
+    failed = sum(outcome.failed for outcome in outcomes)
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
