@@ -1,0 +1,56 @@
+"""Named places where a test may have the process killed as if the power had gone.
+
+`KEYD_FAILPOINT=name` (or `name:count` for the count-th passage) in the environment, read once at
+import, makes `failpoint(name)` send SIGKILL to this process. Without the variable it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from enum import StrEnum
+
+VARIABLE = "KEYD_FAILPOINT"
+
+
+class Failpoint(StrEnum):
+    """Every place there is; the name tells what has just happened."""
+
+    LEDGER_CREATED_UNNAMED = "ledger.created_unnamed"
+    LEDGER_MIGRATION_OPEN = "ledger.migration_open"
+    LEDGER_GROUP_WRITTEN = "ledger.group_written"
+    LEDGER_GROUP_COMMITTED = "ledger.group_committed"
+    LEDGER_GROUP_ANCHORED = "ledger.group_anchored"
+    LEDGER_ANCHOR_REWRITTEN = "ledger.anchor_rewritten"
+    LEDGER_REPAIR_COMMITTED = "ledger.repair_committed"
+    LEDGER_BACKUP_COPIED = "ledger.backup_copied"
+
+
+def _nothing(point: Failpoint) -> None:
+    """Failpoints are off."""
+
+
+def _killer(setting: str) -> Callable[[Failpoint], None]:
+    """What kills the process at the place and passage that `setting` names.
+
+    Raises: ValueError for an unknown name or count, so that no test injects nothing by a typo.
+    """
+    name, _, count = setting.partition(":")
+    wanted = Failpoint(name)
+    left = int(count or 1)
+    if left < 1:
+        raise ValueError(f"{VARIABLE}: the count must be 1 or more")
+
+    def kill(point: Failpoint) -> None:
+        nonlocal left
+        if point is wanted:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
+_setting = os.environ.get(VARIABLE)
+failpoint: Callable[[Failpoint], None] = _killer(_setting) if _setting else _nothing
