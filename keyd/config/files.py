@@ -1,0 +1,62 @@
+"""Reading files that decide what keyd does: only as their owner meant them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from keyd.config.problems import ConfigurationError, problem
+
+MAX_BYTES = 1024 * 1024
+
+
+def read_trusted(path: Path) -> bytes:
+    """A regular file of at most 1 MiB that nobody but root and this user can write.
+
+    Raises: ConfigurationError.
+    """
+    try:
+        objection, data = _read(path)
+    except OSError as error:
+        objection, data = f"cannot be read: {error.strerror}", b""
+    if len(data) > MAX_BYTES:
+        objection = f"is larger than {MAX_BYTES} bytes"
+    if objection:
+        raise ConfigurationError(path, [problem("FILE_UNUSABLE", "", f"the file {objection}")])
+    return data
+
+
+def _read(path: Path) -> tuple[str, bytes]:
+    """What speaks against the open file, or its bytes; a FIFO does not block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if objection := _objection(os.fstat(descriptor)):
+            return objection, b""
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return "", file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _objection(status: os.stat_result) -> str:
+    if not stat.S_ISREG(status.st_mode):
+        return "is no regular file"
+    if status.st_uid not in {0, os.geteuid()}:
+        return f"belongs to uid {status.st_uid}; it must belong to root or to keyd's user"
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"has mode {mode:04o}, so others can write it; type: chmod go-w"
+    return ""
+
+
+def parse_toml(path: Path, data: bytes) -> dict[str, Any]:
+    """The decoded document. Raises: ConfigurationError naming the line."""
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(
+            path, [problem("TOML_INVALID", "", f"not valid TOML: {error}")]
+        ) from error

@@ -1,0 +1,163 @@
+"""The policy file: `[[grant]]` tables in TOML, read strictly, with their line numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from keyd.config.files import parse_toml, read_trusted
+from keyd.config.problems import ConfigurationError, from_validation, pointer, problem
+from keyd.domain.methods import METHODS, Resource
+from keyd.domain.policy import PRINCIPAL_KINDS, Grant, Policy
+from keyd.errors import Finding
+
+_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*grant[ \t]*\]\][ \t]*(?:#.*)?$")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Resource kind to the member that lists names and the members that cover without naming.
+_MEMBERS: dict[Resource, tuple[str, tuple[str, ...]]] = {
+    Resource.REPOSITORY: ("repositories", ("any_repository",)),
+    Resource.ROLE: ("roles", ("any_role", "any_delegated_role")),
+    Resource.KEY: ("keys", ("any_key",)),
+    Resource.TOKEN: ("tokens", ("any_token",)),
+}
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class GrantTable(BaseModel):
+    """One `[[grant]]` as it is written; docs/reference/policy.md explains each member."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    principals: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    methods: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    repositories: Names = ()
+    any_repository: bool = False
+    roles: Names = ()
+    any_role: bool = False
+    any_delegated_role: bool = False
+    keys: Names = ()
+    any_key: bool = False
+    tokens: Names = ()
+    any_token: bool = False
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy file. Raises: ConfigurationError with every problem found."""
+    return parse_policy(read_trusted(path), path)
+
+
+def parse_policy(data: bytes, path: Path) -> Policy:
+    """The policy that a file's bytes mean; `path` is for messages only.
+
+    Raises: ConfigurationError with every problem found.
+    """
+    document = parse_toml(path, data)
+    findings = [
+        problem("SETTING_INVALID", pointer(member), f"unknown table {member!r}; only [[grant]]")
+        for member in document
+        if member != "grant"
+    ]
+    tables = document.get("grant", [])
+    lines = _header_lines(data.decode("utf-8"))
+    if not isinstance(tables, list) or len(tables) != len(lines):
+        findings.append(problem("GRANT_SHAPE", "/grant", "write each grant below a line [[grant]]"))
+        raise ConfigurationError(path, findings)
+    grants = []
+    for index, (table, line) in enumerate(zip(tables, lines, strict=True)):
+        grant, problems = _read_grant(index, table, line)
+        findings += problems
+        grants += [grant] if grant else []
+    findings += _same_names(grants)
+    if findings:
+        raise ConfigurationError(path, findings)
+    return Policy(hashlib.sha256(data).hexdigest(), tuple(grants))
+
+
+def _header_lines(text: str) -> list[int]:
+    """Line numbers of the grant headers; none if a string could hide one (GRANT_SHAPE follows)."""
+    if '"""' in text or "'''" in text:
+        return []
+    # TOML ends lines with LF or CR LF only, while str.splitlines knows several more.
+    lines = enumerate(text.split("\n"), start=1)
+    return [number for number, line in lines if _HEADER.match(line.rstrip("\r"))]
+
+
+def _read_grant(index: int, table: Any, line: int) -> tuple[Grant | None, list[Finding]]:
+    name = table.get("name") if isinstance(table, dict) else None
+    prefix = f"line {line}, grant {name!r}: "
+    try:
+        read = GrantTable.model_validate(table)
+    except ValidationError as error:
+        return None, from_validation(error, at=("grant", index), prefix=prefix, line=line)
+    findings = [
+        problem(reason, pointer("grant", index, *place), prefix + message, line=line)
+        for reason, place, message in (*_bad_names(read), *_bad_scope(read))
+    ]
+    return _grant(read, line), findings
+
+
+def _grant(table: GrantTable, line: int) -> Grant:
+    members: dict[str, Any] = {
+        member: frozenset(value) if isinstance(value, tuple) else value for member, value in table
+    }
+    return Grant(line=line, **members)
+
+
+Objection = tuple[str, tuple[str | int, ...], str]
+
+
+def _bad_names(table: GrantTable) -> Iterator[Objection]:
+    """Names that could never match anything, which their author cannot have meant."""
+    for index, principal in enumerate(table.principals):
+        kind, _, rest = principal.partition(":")
+        if kind not in PRINCIPAL_KINDS or not rest or not rest.isprintable() or " " in rest:
+            words = 'is written "unix:NAME", "uri:spiffe://…" or "dns:NAME"'
+            yield "PRINCIPAL_INVALID", ("principals", index), f"a principal {words}: {principal!r}"
+    for index, method in enumerate(table.methods):
+        if method not in METHODS:
+            yield "METHOD_UNKNOWN", ("methods", index), f"unknown method {method!r}"
+    for member, (listed, _) in _MEMBERS.items():
+        for index, name in enumerate(getattr(table, listed)):
+            well_formed = "*" not in name if member is Resource.ROLE else _NAME.fullmatch(name)
+            if not name or not well_formed:
+                words = f"{name!r} is no {member} name; there are no wildcards"
+                yield "NAME_INVALID", (listed, index), words
+    for listed in ("principals", "methods", "repositories", "roles", "keys", "tokens"):
+        for name in _twice(getattr(table, listed)):
+            yield "NAME_TWICE", (listed,), f"{listed} lists {name!r} twice"
+
+
+def _bad_scope(table: GrantTable) -> Iterator[Objection]:
+    """Resources named for no method's sake, and resources that a method needs but none names."""
+    methods = [method for method in table.methods if method in METHODS]
+    for resource, (listed, flags) in _MEMBERS.items():
+        scope = [member for member in (listed, *flags) if getattr(table, member)]
+        needing = [method for method in methods if resource in METHODS[method]]
+        if needing and not scope:
+            words = f"{needing[0]} needs a {resource}: set {listed} or {' or '.join(flags)}"
+            yield "SCOPE_MISSING", (listed,), words
+        optional = resource is Resource.KEY and "SigningService.CheckMetadata" in methods
+        if scope and not needing and not optional:
+            words = f"{scope[0]} is set, but no method here touches a {resource}"
+            yield "SCOPE_UNUSED", (scope[0],), words
+        if flags[0] in scope and len(scope) > 1:
+            yield "SCOPE_AMBIGUOUS", (listed,), f"{flags[0]} covers all: drop the others"
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _same_names(grants: list[Grant]) -> list[Finding]:
+    return [
+        problem("NAME_TWICE", "/grant", f"two grants are named {name!r}; rename one")
+        for name in _twice(grant.name for grant in grants)
+    ]
