@@ -12,6 +12,7 @@ BIN := .venv/bin
 JOBS ?= auto
 PYTEST_ARGS ?=
 SHARD ?= 1/1
+TARGETS ?= demo test
 VENV_STAMP := .venv/.stamp
 PROTOS_STAMP := .venv-protos/.stamp
 
@@ -33,7 +34,7 @@ test-all: venv ## Run the slow tests, in resumable shards of ten minutes (SHARD=
 
 .PHONY: test-fresh
 test-fresh: ## Run make demo and make test in a minimal Debian tree (needs root)
-	scripts/fresh.sh
+	scripts/fresh.sh $(TARGETS)
 
 .PHONY: lint
 lint: lint-style lint-types lint-imports lint-words lint-tree lint-protos ## Run every static check
