@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.softhsm import SoftHSMToken, create_softhsm
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A busy machine is no failure of the code: pytest's timeout is the only clock.
+settings.register_profile("keyd", deadline=None)
+settings.load_profile("keyd")
 
 
 @pytest.fixture(scope="session")
