@@ -25,10 +25,13 @@ fi
 protoc -I . --python_out="$out/private" --mypy_out="quiet:$out/private" keyd/wire/worker.proto
 
 check() { # generated folder, checked-in folder
-    diff --unified --recursive --exclude=__pycache__ --exclude=__init__.py --exclude='*.proto' "$1" "$2"
+    local have
+    have=$(mktemp -d "$out/have-XXXX")
+    find "$2" -maxdepth 1 -type f -name '*_pb2*' -exec cp {} "$have" ';'
+    diff --unified --recursive "$1" "$have"
 }
 replace() {
-    rm -f "$2"/*_pb2.py "$2"/*_pb2.pyi "$2"/*_pb2_grpc.py "$2"/*_pb2_grpc.pyi
+    find "$2" -maxdepth 1 -type f -name '*_pb2*' -delete
     cp "$1"/* "$2"/
 }
 action=replace
