@@ -9,7 +9,7 @@ import pymerkle  # type: ignore[import-untyped]
 import pytest
 
 from keyd.errors import InvalidRequest
-from keyd.ledger import merkle
+from keyd.domain import merkle
 
 LARGEST = 257
 LEAVES = [f"leaf {n}".encode() for n in range(LARGEST)]

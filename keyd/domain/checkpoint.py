@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from keyd.domain.audit import Checkpoint
 from keyd.errors import InvalidRequest
-from keyd.ledger.merkle import HASH_SIZE
+from keyd.domain.merkle import HASH_SIZE
 
 MAX_NOTE_CHARS = 1 << 20
 MAX_SIGNATURES = 100
