@@ -1,0 +1,1 @@
+"""The calls of the keyd API, one module per service."""

@@ -1,0 +1,91 @@
+"""Checks of what comes back: the daemon signed what was sent, with the key that was meant."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Protocol
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+from securesystemslib.signer import Key, Signature
+
+from keyd_client.errors import AnswerMismatch, InvalidRequest
+
+
+class Released(Protocol):
+    """What SignMetadata and SignOpaque answers have in common."""
+
+    @property
+    def signature(self) -> bytes: ...
+    @property
+    def signature_sha256(self) -> bytes: ...
+    @property
+    def key_sha256(self) -> bytes: ...
+    @property
+    def scheme(self) -> str: ...
+
+
+def sha256(data: bytes) -> bytes:
+    """SHA-256 of `data`, 32 raw bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def fingerprint(key: Key) -> bytes:
+    """SHA-256 of the DER SubjectPublicKeyInfo (RFC 5280 4.1.2.7), 32 raw bytes.
+
+    Raises: InvalidRequest if the key object holds no public key that can be read.
+    """
+    public = str(key.keyval.get("public", ""))
+    try:
+        if key.keytype == "ed25519":
+            loaded = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+            return sha256(loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+        pem = load_pem_public_key(public.encode())
+        return sha256(pem.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidRequest(
+            "KEY_UNDECODABLE", f"key {key.keyid} has no readable public key: import it again"
+        ) from error
+
+
+def check_digest(sent: bytes, echoed: bytes, what: str) -> None:
+    """Refuse an answer about other bytes than were sent. Raises: AnswerMismatch."""
+    if not hmac.compare_digest(sent, echoed):
+        raise AnswerMismatch(
+            "ECHO_MISMATCH", f"the daemon answered about another {what}: report this, sign nothing"
+        )
+
+
+def check_release(answer: Released, key_sha256: bytes) -> None:
+    """Refuse a damaged signature, or one by another key than `key_sha256` (empty: any).
+
+    Raises: AnswerMismatch.
+    """
+    check_digest(sha256(answer.signature), answer.signature_sha256, "signature")
+    if key_sha256:
+        check_digest(key_sha256, answer.key_sha256, "key")
+
+
+def verified(key: Key, answer: Released, signed: bytes) -> Signature:
+    """The securesystemslib signature, verified with the public key. Raises: AnswerMismatch."""
+    signature = Signature(key.keyid, answer.signature.hex())
+    if answer.scheme != key.scheme:
+        raise AnswerMismatch(
+            "SCHEME_MISMATCH",
+            f"key {key.keyid} is for {key.scheme}, the signature {answer.scheme}: import it again",
+        )
+    try:
+        key.verify_signature(signature, signed)
+    except (UnverifiedSignatureError, VerificationError) as error:
+        raise AnswerMismatch(
+            "SIGNATURE_INVALID",
+            f"the signature does not verify with key {key.keyid}: import it again",
+        ) from error
+    return signature
