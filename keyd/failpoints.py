@@ -24,6 +24,13 @@ class Failpoint(StrEnum):
     LEDGER_GROUP_ANCHORED = "ledger.group_anchored"
     LEDGER_ANCHOR_REWRITTEN = "ledger.anchor_rewritten"
     LEDGER_REPAIR_COMMITTED = "ledger.repair_committed"
+    SIGN_AFTER_RESERVE = "sign.after_reserve"
+    SIGN_AFTER_TOKEN = "sign.after_token"
+    SIGN_AFTER_VERIFY = "sign.after_verify"
+    SIGN_BEFORE_ANSWER = "sign.before_answer"
+    KEY_AFTER_INTENT = "key.after_intent"
+    KEY_AFTER_GENERATE = "key.after_generate"
+    KEY_BEFORE_ANSWER = "key.before_answer"
     LEDGER_BACKUP_COPIED = "ledger.backup_copied"
 
 

@@ -24,7 +24,6 @@ class Event(StrEnum):
     SIGNATURE_INTENDED = "signature_intended"
     SIGNATURE_COMPLETED = "signature_completed"
     SIGNATURE_FAILED = "signature_failed"
-    METADATA_ACCEPTED = "metadata_accepted"
     OPAQUE_INTENDED = "opaque_intended"
     OPAQUE_COMPLETED = "opaque_completed"
     OPAQUE_FAILED = "opaque_failed"
@@ -37,6 +36,9 @@ class Event(StrEnum):
     LEDGER_REPAIRED = "ledger_repaired"
 
 
+Fields = Mapping[str, str | int | bool | list[str]]
+
+
 @dataclass(frozen=True)
 class Entry:
     """One thing that happened; values are strings, whole numbers, booleans or lists of strings."""
@@ -45,7 +47,7 @@ class Entry:
     at: datetime
     principal: str
     request_id: str = ""
-    fields: Mapping[str, str | int | bool | list[str]] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
 
     def encode(self, index: int) -> bytes:
         """The leaf's bytes: JSON in UTF-8, members sorted, no white space."""

@@ -128,6 +128,23 @@ class VersionRecord:
     file: FileFacts | None = None
 
 
+@dataclass(frozen=True)
+class LostVersions:
+    """Versions first..last that a repair took for used: an anchor knew of them, the ledger did not.
+
+    `digest` is the payload of version `last` as far as the anchor told, else ""; `leaf` the entry
+    of the repair.
+    """
+
+    repository: str
+    role: str
+    epoch: int
+    first: int
+    last: int
+    digest: str
+    leaf: int
+
+
 class IntentState(StrEnum):
     """How the token call ended that an intent leaf announced."""
 
@@ -171,7 +188,7 @@ class RequestRecord:
 
 @dataclass(frozen=True)
 class OpaqueSignature:
-    """A reservation by (key, digest) of bytes keyd does not understand; signature None: reserved."""
+    """Bytes keyd does not understand, bound to a key; `signature` is None while only reserved."""
 
     key: str
     digest: str

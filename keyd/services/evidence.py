@@ -1,0 +1,198 @@
+"""Reading from the ledger all that the rules may look at, and noting what it rests on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from keyd.domain.delegations import key_materials
+from keyd.domain.keys import KeyState
+from keyd.domain.payload import Payload
+from keyd.domain.records import Repository, Role
+from keyd.domain.rules import references
+from keyd.domain.trust import (
+    TOP_LEVEL,
+    Basis,
+    KnownVersion,
+    RepositoryView,
+    RoleRules,
+    RoleView,
+    default_rules,
+)
+from keyd.ports import View
+
+_UNUSABLE = (KeyState.COMPROMISED, KeyState.DESTROYED)
+_CACHE_BYTES = 64 << 20
+
+Delegators = tuple[tuple[str, Payload], ...]
+
+
+def role_or_new(view: View, repository: str, role: str) -> Role:
+    """The recorded role, or the state of one that nothing was signed for yet."""
+    return view.role(repository, role) or Role(repository=repository, name=role)
+
+
+def rules_of(role: Role) -> RoleRules:
+    """The rules set for this role, else its type's defaults."""
+    return role.rules or default_rules(role.name)
+
+
+def gather(
+    view: View, repository: Repository, role: Role, payload: Payload, signer: str = ""
+) -> RepositoryView:
+    """Everything recorded that bears on signing `payload` for `role`, read at one moment.
+
+    `signer` is the fingerprint of the key that is to sign, "" if there is none.
+    """
+    delegators = _delegators(view, repository.name, role.name)
+    ancestry = _ancestry(view, repository.name, delegators)
+    listed = (*key_materials(payload), signer) if signer else tuple(key_materials(payload))
+    uses = _uses(view, repository.name, listed)
+    return RepositoryView(
+        name=repository.name,
+        state=repository.state,
+        development=repository.development,
+        imported=repository.imported,
+        role=RoleView(
+            name=role.name,
+            epoch=role.epoch,
+            high_water=role.high_water,
+            rules=rules_of(role),
+            trusted=trusted(view, repository.name, role.name),
+            delegators=delegators,
+            ancestry=ancestry,
+        ),
+        basis=_basis(view, repository, role, {*ancestry, *(name for name, _ in delegators)}),
+        bootstrap=repository.intended_root,
+        trusted_root=trusted(view, repository.name, "root"),
+        snapshot=trusted(view, repository.name, "snapshot"),
+        targets=trusted(view, repository.name, "targets"),
+        role_rules=_rules_set(view, repository.name, role.name),
+        known=_known(view, repository.name, role.name, payload),
+        foreign_material=_foreign(view, repository.name, listed),
+        targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
+        delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
+        unusable=_unusable(view, repository.name, listed) if role.name == "root" else frozenset(),
+    )
+
+
+def still_holds(view: View, repository: str, basis: Basis) -> bool:
+    """Whether the state that a judgement rests on is the state now."""
+    if basis.repository_revision is not None:
+        found = view.repository(repository)
+        if found is None or found.revision != basis.repository_revision:
+            return False
+    return all(
+        role_or_new(view, repository, name).revision == revision
+        for name, revision in basis.role_revisions.items()
+    )
+
+
+def trusted(view: View, repository: str, role: str) -> Payload | None:
+    """The newest accepted payload of a role."""
+    digest = role_or_new(view, repository, role).trusted_digest
+    return _payloads.get(view, digest) if digest else None
+
+
+def _basis(view: View, repository: Repository, role: Role, others: Iterable[str]) -> Basis:
+    names = {role.name, "root", *others}
+    if role.name == "timestamp":
+        names.add("snapshot")
+    elif role.name not in TOP_LEVEL:
+        names.add("targets")
+    # A snapshot refers to every role and a root to every key, so any change may matter to them.
+    everything = role.name in ("snapshot", "root")
+    return Basis(
+        repository_revision=repository.revision if everything else None,
+        role_revisions={
+            name: role_or_new(view, repository.name, name).revision for name in sorted(names)
+        },
+    )
+
+
+def _delegators(view: View, repository: str, role: str) -> Delegators:
+    if role in TOP_LEVEL:
+        return ()
+    found = (
+        (name, trusted(view, repository, name)) for name in view.delegators_of(repository, role)
+    )
+    return tuple((name, payload) for name, payload in found if payload is not None)
+
+
+def _ancestry(view: View, repository: str, delegators: Delegators) -> Mapping[str, Delegators]:
+    """Who delegates the delegators, up to targets; each asked once, so cycles end."""
+    found: dict[str, Delegators] = {}
+    waiting = [name for name, _ in delegators]
+    while waiting:
+        name = waiting.pop()
+        if name in TOP_LEVEL or name in found:
+            continue
+        found[name] = _delegators(view, repository, name)
+        waiting.extend(parent for parent, _ in found[name])
+    return found
+
+
+def _rules_set(view: View, repository: str, role: str) -> Mapping[str, RoleRules]:
+    """Rules set for the roles a root gives keys to; other payloads are judged by their own."""
+    if role != "root":
+        return {}
+    recorded = (view.role(repository, name) for name in TOP_LEVEL)
+    return {found.name: found.rules for found in recorded if found and found.rules}
+
+
+def _known(
+    view: View, repository: str, role: str, payload: Payload
+) -> Mapping[tuple[str, int], KnownVersion]:
+    wanted = (*references(payload), (role, payload.signed["version"]))
+    return {
+        named: KnownVersion(
+            role=record.role,
+            version=record.version,
+            digest=record.digest,
+            accepted=record.accepted,
+            file=record.file,
+        )
+        for named, record in view.versions(repository, wanted).items()
+    }
+
+
+def _uses(view: View, repository: str, listed: Iterable[str]) -> Mapping[str, frozenset[str]]:
+    found = ((fingerprint, view.material(fingerprint)) for fingerprint in listed)
+    return {fp: m.uses for fp, m in found if m is not None and m.repository == repository}
+
+
+def _foreign(view: View, repository: str, listed: Iterable[str]) -> Mapping[str, str]:
+    found = ((fingerprint, view.material(fingerprint)) for fingerprint in listed)
+    return {fp: m.repository for fp, m in found if m is not None and m.repository != repository}
+
+
+def _unusable(view: View, repository: str, listed: Iterable[str]) -> frozenset[str]:
+    root = trusted(view, repository, "root")
+    fingerprints = {*listed, *(key_materials(root) if root else ())}
+    held = (view.key_by_fingerprint(fingerprint) for fingerprint in fingerprints)
+    return frozenset(key.fingerprint for key in held if key and key.state in _UNUSABLE)
+
+
+class _PayloadCache:
+    """Accepted payloads by digest: immutable, and consulted for thousands of signatures each."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._payloads: dict[str, Payload] = {}
+
+    def get(self, view: View, digest: str) -> Payload:
+        found = self._payloads.get(digest)
+        if found is not None:
+            return found
+        raw = view.payload(digest)
+        # It parsed strictly before it was recorded, and the ledger compared its digest.
+        found = Payload(raw=raw, signed=json.loads(raw, strict=False))
+        if self._bytes + len(raw) > self._max_bytes:
+            self._payloads, self._bytes = {}, 0
+        self._payloads[digest] = found
+        self._bytes += len(raw)
+        return found
+
+
+_payloads = _PayloadCache(_CACHE_BYTES)

@@ -1,0 +1,264 @@
+"""Repositories: announced before their first root, or taken in with their published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from keyd.domain import public_keys
+from keyd.domain.audit import Entry, Event, Fields
+from keyd.domain.keys import Content
+from keyd.domain.names import check_comment, check_name
+from keyd.domain.policy import Action, Caller
+from keyd.domain.records import Repository, Reservation, ReservationState, Role
+from keyd.domain.trust import TOP_LEVEL, KeySet, RepositoryState, RoleRules
+from keyd.errors import AlreadyExists, InvalidRequest, NotFound, PolicyViolation
+from keyd.ports import Transaction, View
+from keyd.services.authorize import demand, demand_administrator
+from keyd.services.evidence import role_or_new, rules_of, trusted
+from keyd.services.keys import named
+from keyd.services.paging import Page, paged
+from keyd.services.released import missing_signatures
+from keyd.services.world import World
+
+
+@dataclass(frozen=True)
+class RoleSummary:
+    """Where one role stands; versions are 0 where there is none."""
+
+    role: str
+    epoch: int
+    trusted_version: int
+    high_water: int
+    next_version: int
+    expires: datetime | None
+    pending_version: int
+    pending_missing: int
+
+
+@dataclass(frozen=True)
+class RepositorySummary:
+    """A repository with its trusted root's canonical payload (b"" before) and its roles."""
+
+    repository: Repository
+    trusted_root: bytes
+    roles: tuple[RoleSummary, ...]
+
+
+def bootstrap(
+    world: World,
+    caller: Caller,
+    *,
+    name: str,
+    root_keys: Sequence[str],
+    foreign_keys: Sequence[Mapping[str, Any]],
+    threshold: int,
+    development: bool,
+) -> Repository:
+    """Announce a repository: the keys that may sign root 1, and how many of them must.
+
+    Raises: AlreadyExists, NotFound, InvalidRequest, PolicyViolation.
+    """
+    action = Action("RepositoryService.BootstrapRepository", name)
+    demand_administrator(world, caller, action)
+    check_name("repository", name)
+
+    def work(tx: Transaction) -> Repository:
+        check_free(tx, name)
+        development_for_ever = development or tx.identity().development
+        intended = _intended(tx, root_keys, foreign_keys, threshold)
+        if threshold < 2 and not development_for_ever:
+            raise PolicyViolation(
+                "THRESHOLD_BELOW_FLOOR", "production repositories need a root threshold of 2"
+            )
+        repository = Repository(
+            name=name,
+            state=RepositoryState.BOOTSTRAP,
+            development=development_for_ever,
+            imported=False,
+            created_at=world.clock.now(),
+            intended_root=intended,
+        )
+        tx.put_repository(repository)
+        for fingerprint in intended.fingerprints.values():
+            claim(tx, fingerprint, name, "root")
+        fields: Fields = {
+            "repository": name,
+            "threshold": threshold,
+            "root_keys_sha256": sorted(intended.fingerprints.values()),
+            "development": development_for_ever,
+        }
+        now = world.clock.now()
+        tx.append(Entry(Event.REPOSITORY_BOOTSTRAPPED, now, caller.principal, fields=fields))
+        return repository
+
+    return world.ledger.transact(work)
+
+
+def list_repositories(
+    world: World, caller: Caller, page_size: int, page_token: str
+) -> Page[Repository]:
+    """All repositories, by name."""
+    demand(world, caller, Action("RepositoryService.ListRepositories"))
+    found = world.ledger.read(lambda view: view.repositories())
+    return paged(found, lambda repository: repository.name, page_size, page_token)
+
+
+def state(world: World, caller: Caller, name: str) -> RepositorySummary:
+    """What is trusted now, role by role. Raises: NotFound."""
+    demand(world, caller, Action("RepositoryService.GetRepositoryState", name))
+    return world.ledger.read(lambda view: _summary(view, name))
+
+
+def role_rules(world: World, caller: Caller, repository: str, role: str) -> tuple[RoleRules, bool]:
+    """The rule levels of a role, and whether they are its type's defaults. Raises: NotFound."""
+    demand(world, caller, Action("RepositoryService.GetRoleRules", repository, role))
+
+    def work(view: View) -> tuple[RoleRules, bool]:
+        found = role_or_new(view, existing(view, repository).name, role)
+        return rules_of(found), found.rules is None
+
+    return world.ledger.read(work)
+
+
+def set_role_rules(
+    world: World, caller: Caller, repository: str, role: str, *, rules: RoleRules, comment: str
+) -> RoleRules:
+    """Set all rule levels of a role; taken from the local administrator only.
+
+    Raises: NotFound, InvalidRequest, NotAllowed.
+    """
+    action = Action("RepositoryService.SetRoleRules", repository, role)
+    demand_administrator(world, caller, action)
+    check_comment(comment)
+    _check_rules(rules)
+
+    def work(tx: Transaction) -> RoleRules:
+        found = role_or_new(tx, existing(tx, repository).name, role)
+        before, after = asdict(rules_of(found)), asdict(rules)
+        changed = [
+            f"{name}: {before[name]} -> {after[name]}"
+            for name in after
+            if after[name] != before[name]
+        ]
+        tx.put_role(replace(found, rules=rules))
+        fields: Fields = {
+            "repository": repository,
+            "role": role,
+            "changed": changed,
+            "comment": comment,
+        }
+        now = world.clock.now()
+        tx.append(Entry(Event.ROLE_RULES_CHANGED, now, caller.principal, fields=fields))
+        return rules
+
+    return world.ledger.transact(work)
+
+
+def existing(view: View, name: str) -> Repository:
+    """A repository by name. Raises: NotFound."""
+    found = view.repository(name)
+    if found is None:
+        raise NotFound(
+            "REPOSITORY_UNKNOWN",
+            f"there is no repository {name!r}; bootstrap or register it first",
+        )
+    return found
+
+
+def check_free(view: View, name: str) -> None:
+    """Refuse a name that is taken. Raises: AlreadyExists."""
+    if view.repository(name) is not None:
+        raise AlreadyExists("REPOSITORY_EXISTS", f"there is a repository {name!r} already")
+
+
+def claim(tx: Transaction, fingerprint: str, repository: str, use: str) -> None:
+    """Bind key material to a repository for ever. Raises: PolicyViolation if it is another's."""
+    owner = tx.claim_material(fingerprint, repository, use)
+    if owner != repository:
+        raise PolicyViolation(
+            "KEY_BELONGS_TO_ANOTHER_REPOSITORY",
+            f"a key listed for {use} belongs to repository {owner!r}; make a key of its own for "
+            f"{repository!r}",
+        )
+
+
+def _intended(
+    view: View, names: Sequence[str], foreign: Sequence[Mapping[str, Any]], threshold: int
+) -> KeySet:
+    fingerprints: dict[str, str] = {}
+    for name in names:
+        key = named(view, name)
+        if key.content is not Content.TUF:
+            raise InvalidRequest(
+                "KEY_CONTENT_MISMATCH", f"key {name!r} was not created for TUF content"
+            )
+        fingerprints[public_keys.tuf_key(key.public_der, key.scheme)[0]] = key.fingerprint
+    for key_object in foreign:
+        loaded = public_keys.load(key_object)
+        fingerprints[public_keys.keyid_three_members(key_object)] = loaded.fingerprint
+    distinct = len(set(fingerprints.values()))
+    if distinct < len(names) + len(foreign):
+        raise InvalidRequest("KEY_MATERIAL_REPEATED", "the same key pair is named twice for root")
+    if not 1 <= threshold <= distinct:
+        raise InvalidRequest(
+            "THRESHOLD_INVALID", f"the root threshold lies between 1 and the {distinct} keys named"
+        )
+    return KeySet("bootstrap", threshold, fingerprints)
+
+
+def _check_rules(rules: RoleRules) -> None:
+    if not 0 <= rules.expiry_min_s < rules.expiry_max_s:
+        raise InvalidRequest("RULES_INVALID", "expiry_min_s must lie below expiry_max_s")
+    if not 0 < rules.payload_max_bytes <= 3_750_000:
+        raise InvalidRequest("RULES_INVALID", "payload_max_bytes lies between 1 and 3750000")
+    if rules.version_step_max < 0 or rules.threshold_floor < 1:
+        raise InvalidRequest("RULES_INVALID", "threshold_floor is at least 1, the step at least 0")
+
+
+def _summary(view: View, name: str) -> RepositorySummary:
+    repository = existing(view, name)
+    recorded = {role.name: role for role in view.roles(name)}
+    for top in TOP_LEVEL:
+        recorded.setdefault(top, Role(repository=name, name=top))
+    root = trusted(view, name, "root")
+    return RepositorySummary(
+        repository=repository,
+        trusted_root=root.raw if root else b"",
+        roles=tuple(_role_summary(view, recorded[role]) for role in sorted(recorded)),
+    )
+
+
+def _role_summary(view: View, role: Role) -> RoleSummary:
+    payload = trusted(view, role.repository, role.name)
+    pending = _pending(view, role)
+    signed = [s.fingerprint for s in view.signatures(pending)] if pending else []
+    return RoleSummary(
+        role=role.name,
+        epoch=role.epoch,
+        trusted_version=role.trusted_version,
+        high_water=role.high_water,
+        next_version=role.high_water + 1,
+        expires=_expires(payload.signed["expires"]) if payload else None,
+        pending_version=pending.version if pending else 0,
+        pending_missing=missing_signatures(pending, signed) if pending else 0,
+    )
+
+
+def _pending(view: View, role: Role) -> Reservation | None:
+    if role.high_water <= role.trusted_version:
+        return None
+    found = view.reservation(role.repository, role.name, role.epoch, role.high_water)
+    open_states = (ReservationState.RESERVED, ReservationState.SIGNED)
+    return found if found and found.state in open_states else None
+
+
+def _expires(text: str) -> datetime | None:
+    """Imported metadata may spell its expiry in ways that python-tuf reads and keyd never signs."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,180 @@
+"""Signing, in the one order that never changes (architecture, ADR 0004).
+
+parse → authorise → existing reservation? → rules → one transaction (state unchanged, reserve,
+intent leaf) → token → verify in software → second transaction (signature, completion leaf) →
+answer. A batch takes the same path, a wave of independent payloads at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from keyd.domain.policy import Caller
+from keyd.errors import (
+    ApprovalRequired,
+    BackendUnavailable,
+    InvalidRequest,
+    KeydError,
+    NotAllowed,
+    PolicyViolation,
+)
+from keyd.failpoints import Failpoint, failpoint
+from keyd.services.complete import record_signatures
+from keyd.services.prepare import Prepared, prepare
+from keyd.services.reading import SigningRequest
+from keyd.services.released import Released
+from keyd.services.reserve import Reserved, StateMoved, reserve
+from keyd.services.token_call import Deadline, ask_tokens
+from keyd.services.world import World
+
+_ROUNDS = 8
+_REFUSALS = (InvalidRequest, NotAllowed, PolicyViolation, ApprovalRequired)
+
+
+def sign(
+    world: World,
+    caller: Caller,
+    request: SigningRequest,
+    *,
+    timeout_s: float,
+    method: str = "SigningService.SignMetadata",
+) -> Released:
+    """Sign one payload, or return the signature recorded for these bytes and this key.
+
+    Raises: InvalidRequest, NotAllowed, PolicyViolation, Equivocation, ApprovalRequired, NotFound,
+    BackendUnavailable, DeadlineExceeded, SelfCheckFailed, StateCorrupt.
+    """
+    outcome = sign_many(world, caller, [request], timeout_s=timeout_s, method=method)[0]
+    if isinstance(outcome, KeydError):
+        raise outcome
+    return outcome
+
+
+def sign_many(
+    world: World,
+    caller: Caller,
+    requests: Sequence[SigningRequest],
+    *,
+    timeout_s: float,
+    method: str = "SigningService.BatchSignMetadata",
+) -> list[Released | KeydError]:
+    """Sign many payloads: one result each, in order; later ones see earlier ones."""
+    batch = _Batch(world, caller, requests, Deadline(world.clock, timeout_s), method)
+    for wave in _waves(requests):
+        batch.run(wave)
+    return [_settled(outcome) for outcome in batch.outcomes]
+
+
+class _Batch:
+    """The requests of one call, what became of each, and what they share."""
+
+    def __init__(
+        self,
+        world: World,
+        caller: Caller,
+        requests: Sequence[SigningRequest],
+        deadline: Deadline,
+        method: str,
+    ) -> None:
+        self.world = world
+        self.caller = caller
+        self.requests = requests
+        self.deadline = deadline
+        self.method = method
+        self.outcomes: list[Released | KeydError | None] = [None] * len(requests)
+
+    def run(self, wave: Sequence[int]) -> None:
+        """Take every request of the wave to its outcome; those whose evidence moved go again."""
+        waiting = list(wave)
+        for _ in range(_ROUNDS):
+            if not waiting:
+                return
+            waiting = self._round(waiting)
+        for place in waiting:
+            self.outcomes[place] = BackendUnavailable(
+                "ROLE_BUSY",
+                "the role's recorded state kept changing while this payload was judged; "
+                "send the same request again",
+                retry_after_s=0.1,
+            )
+
+    def _round(self, waiting: list[int]) -> list[int]:
+        prepared = self._prepare(waiting)
+        reserved, again = self._reserve(prepared)
+        if reserved:
+            self._finish(reserved)
+        return again
+
+    def _finish(self, reserved: dict[int, Reserved]) -> None:
+        """From the durable reservation to the durable, verified signature."""
+        failpoint(Failpoint.SIGN_AFTER_RESERVE)
+        answers = ask_tokens(self.world, list(reserved.values()), self.deadline)
+        failpoint(Failpoint.SIGN_AFTER_TOKEN)
+        outcomes = record_signatures(self.world, self.caller, answers)
+        failpoint(Failpoint.SIGN_BEFORE_ANSWER)
+        for place, outcome in zip(reserved, outcomes, strict=True):
+            self.outcomes[place] = outcome
+
+    def _prepare(self, waiting: list[int]) -> dict[int, Prepared]:
+        """Judge each request on one snapshot of the ledger; settle the replayed and refused."""
+        found = self.world.ledger.read(
+            lambda view: [
+                prepare(self.world, view, self.caller, self.requests[place], self.method)
+                for place in waiting
+            ]
+        )
+        ready: dict[int, Prepared] = {}
+        for place, result in zip(waiting, found, strict=True):
+            if isinstance(result, Prepared):
+                ready[place] = result
+            else:
+                self._settle(place, result)
+        return ready
+
+    def _reserve(self, prepared: dict[int, Prepared]) -> tuple[dict[int, Reserved], list[int]]:
+        results = self.world.ledger.transact_each(
+            [reserve(self.world, self.caller, item) for item in prepared.values()]
+        )
+        reserved: dict[int, Reserved] = {}
+        again: list[int] = []
+        for place, result in zip(prepared, results, strict=True):
+            if isinstance(result, StateMoved):
+                again.append(place)
+            elif isinstance(result, Reserved):
+                reserved[place] = result
+            elif isinstance(result, KeydError):
+                self._settle(place, result)
+            else:
+                raise result
+        return reserved, again
+
+    def _settle(self, place: int, outcome: Released | KeydError) -> None:
+        self.outcomes[place] = outcome
+        if isinstance(outcome, _REFUSALS):
+            subject = self.requests[place].subject()
+            self.world.denials.record(self.caller, self.method, outcome, subject)
+
+
+def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
+    """Runs of requests that cannot depend on one another, in order.
+
+    Payloads without delegations for delegated roles refer to nothing that another such payload
+    creates. All others wait for what stands before them and go alone.
+    """
+    wave: list[int] = []
+    for place, request in enumerate(requests):
+        if request.stands_alone():
+            wave.append(place)
+            continue
+        if wave:
+            yield wave
+            wave = []
+        yield [place]
+    if wave:
+        yield wave
+
+
+def _settled(outcome: Released | KeydError | None) -> Released | KeydError:
+    if outcome is None:
+        raise AssertionError("a request of the batch was never taken up")
+    return outcome

@@ -1,0 +1,103 @@
+"""Asking tokens, and not believing them: every signature is verified in software."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from keyd.domain import public_keys
+from keyd.domain.keys import Key
+from keyd.domain.tokens import SignItem
+from keyd.errors import DeadlineExceeded, KeydError, SelfCheckFailed
+from keyd.ports import Clock
+from keyd.services.reserve import Reserved
+from keyd.services.world import World
+
+
+class Deadline:
+    """The moment after which nobody waits for an answer any more."""
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self._clock = clock
+        self._end = clock.monotonic() + timeout_s
+
+    def remaining_s(self) -> float:
+        """Seconds left. Raises: DeadlineExceeded (outcome NOT_STARTED) when there are none."""
+        left = self._end - self._clock.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(
+                "DEADLINE_EXCEEDED",
+                "time ran out before the token was asked; send the same request again",
+                details={"outcome": "NOT_STARTED"},
+            )
+        return left
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A verified signature, or why there is none."""
+
+    reserved: Reserved
+    outcome: bytes | KeydError
+
+
+def ask_tokens(world: World, reserved: Sequence[Reserved], deadline: Deadline) -> list[Answer]:
+    """Sign every reserved payload, one exchange per token, and verify what comes back.
+
+    Answers stand in the order of `reserved`; a token that fails does not touch the others.
+    """
+    by_token: dict[str, list[int]] = {}
+    for place, item in enumerate(reserved):
+        by_token.setdefault(item.prepared.key.token, []).append(place)
+    outcomes: dict[int, bytes | KeydError] = {}
+
+    def ask(token: str) -> None:
+        places = by_token[token]
+        items = [(reserved[p].prepared.key, reserved[p].prepared.payload.raw) for p in places]
+        outcomes.update(zip(places, sign_verified(world, token, items, deadline), strict=True))
+
+    _each(ask, list(by_token))
+    return [Answer(item, outcomes[place]) for place, item in enumerate(reserved)]
+
+
+def sign_verified(
+    world: World, token: str, items: Sequence[tuple[Key, bytes]], deadline: Deadline
+) -> list[bytes | KeydError]:
+    """Have one token sign (key, message) pairs; a wrong signature quarantines the token."""
+    try:
+        answers = world.tokens.get(token).sign(
+            [SignItem(key.cka_id, key.public_der, key.scheme, data) for key, data in items],
+            deadline.remaining_s(),
+        )
+    except KeydError as failure:
+        return [failure] * len(items)
+    return [
+        _verified(world, key, data, answer)
+        for (key, data), answer in zip(items, answers, strict=True)
+    ]
+
+
+def _verified(world: World, key: Key, data: bytes, answer: bytes | Exception) -> bytes | KeydError:
+    if isinstance(answer, KeydError):
+        return answer
+    if isinstance(answer, Exception):
+        raise answer
+    try:
+        public_keys.verify(key.public_der, key.scheme, data, answer)
+    except KeydError:
+        world.tokens.get(key.token).quarantine(f"wrong signature by key {key.name}")
+        return SelfCheckFailed(
+            "SIGNATURE_SELF_CHECK_FAILED",
+            f"token {key.token!r} returned a signature that does not verify with the registered "
+            f"key {key.name!r}; nothing was released and the token is quarantined",
+        )
+    return answer
+
+
+def _each(ask: Callable[[str], None], tokens: list[str]) -> None:
+    if len(tokens) == 1:
+        ask(tokens[0])
+        return
+    with ThreadPoolExecutor(max_workers=len(tokens)) as pool:
+        list(pool.map(ask, tokens))
