@@ -11,7 +11,7 @@ from keyd.domain.policy import Action, Caller
 from keyd.errors import InvalidRequest, KeydError, PolicyViolation
 from keyd.ports import View
 from keyd.services.authorize import demand
-from keyd.services.keys import generate
+from keyd.services.key_creation import generate
 from keyd.services.paging import page_size as checked_size
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World

@@ -13,9 +13,9 @@ from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, StateCo
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction
 from keyd.services.acceptance import accept
+from keyd.services.answers import Answer
 from keyd.services.released import Released, missing_signatures, released
 from keyd.services.reserve import Reserved
-from keyd.services.token_call import Answer
 from keyd.services.world import World
 
 

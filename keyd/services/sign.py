@@ -19,12 +19,13 @@ from keyd.errors import (
     PolicyViolation,
 )
 from keyd.failpoints import Failpoint, failpoint
+from keyd.services.answers import ask_tokens
 from keyd.services.complete import record_signatures
 from keyd.services.prepare import Prepared, prepare
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
 from keyd.services.reserve import Reserved, StateMoved, reserve
-from keyd.services.token_call import Deadline, ask_tokens
+from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
 _ROUNDS = 8

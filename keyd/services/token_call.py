@@ -1,17 +1,14 @@
-"""Asking tokens, and not believing them: every signature is verified in software."""
+"""Asking a token, and not believing it: every signature is verified in software."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from keyd.domain import public_keys
 from keyd.domain.keys import Key
 from keyd.domain.tokens import SignItem
 from keyd.errors import DeadlineExceeded, KeydError, SelfCheckFailed
 from keyd.ports import Clock
-from keyd.services.reserve import Reserved
 from keyd.services.world import World
 
 
@@ -32,33 +29,6 @@ class Deadline:
                 details={"outcome": "NOT_STARTED"},
             )
         return left
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A verified signature, or why there is none."""
-
-    reserved: Reserved
-    outcome: bytes | KeydError
-
-
-def ask_tokens(world: World, reserved: Sequence[Reserved], deadline: Deadline) -> list[Answer]:
-    """Sign every reserved payload, one exchange per token, and verify what comes back.
-
-    Answers stand in the order of `reserved`; a token that fails does not touch the others.
-    """
-    by_token: dict[str, list[int]] = {}
-    for place, item in enumerate(reserved):
-        by_token.setdefault(item.prepared.key.token, []).append(place)
-    outcomes: dict[int, bytes | KeydError] = {}
-
-    def ask(token: str) -> None:
-        places = by_token[token]
-        items = [(reserved[p].prepared.key, reserved[p].prepared.payload.raw) for p in places]
-        outcomes.update(zip(places, sign_verified(world, token, items, deadline), strict=True))
-
-    _each(ask, list(by_token))
-    return [Answer(item, outcomes[place]) for place, item in enumerate(reserved)]
 
 
 def sign_verified(
@@ -93,11 +63,3 @@ def _verified(world: World, key: Key, data: bytes, answer: bytes | Exception) ->
             f"key {key.name!r}; nothing was released and the token is quarantined",
         )
     return answer
-
-
-def _each(ask: Callable[[str], None], tokens: list[str]) -> None:
-    if len(tokens) == 1:
-        ask(tokens[0])
-        return
-    with ThreadPoolExecutor(max_workers=len(tokens)) as pool:
-        list(pool.map(ask, tokens))
