@@ -46,26 +46,60 @@ class KeyIdFormula(StrEnum):
     UNCHECKED = "unchecked"
 
 
+_DAY_S = 86_400
+
+
 @dataclass(frozen=True)
 class RoleRules:
-    """The settable levels (rules marked P) of one role; `default_rules` gives the safe ones.
+    """The settable levels (rules marked P) of one role; take the safe ones from `default_rules`.
 
-    Windows are whole seconds from the time of signing to `expires`. `payload_max_bytes` caps the
-    canonical payload (rule A8).
+    - `expiry_min_s`, `expiry_max_s`: seconds from the time of signing to `expires`, both inclusive.
+    - `payload_max_bytes`: cap of the canonical payload (A8).
+    - `version_step_max`: how far a version may lie above the high-water mark (A4); 0: any distance.
+      Root ignores it: R1 demands exactly one.
+    - `threshold_floor`, `require_spare_key`: what the delegator must give this role (R3).
+    - `keyid_formula`: how key ids in this role's own payload are derived (R5).
+    - `allow_...`: the rule still reports, but as a warning.
+    - `extra_members`: member names that the parser accepts besides TUF's and `x-...`.
     """
 
-    expiry_min_s: int = 0
-    expiry_max_s: int = 400 * 86_400
+    expiry_min_s: int = 600
+    expiry_max_s: int = 400 * _DAY_S
     payload_max_bytes: int = 3_750_000
-    version_step_max: int = 1
+    version_step_max: int = 100
     threshold_floor: int = 1
     require_spare_key: bool = False
-    keyid_formula: KeyIdFormula = KeyIdFormula.THREE_MEMBERS
+    keyid_formula: KeyIdFormula = KeyIdFormula.EITHER
     allow_online_key_in_offline_role: bool = False
     allow_shorter_root_expiry: bool = False
     allow_expired_trusted_root: bool = False
-    allow_resigned_expiry_only: bool = False
     extra_members: tuple[str, ...] = ()
+
+
+# The reasons for every number are in docs/reference/rules.md.
+_DEFAULT_RULES = {
+    RoleType.ROOT: RoleRules(
+        expiry_min_s=3_600,
+        payload_max_bytes=384_000,
+        version_step_max=1,
+        threshold_floor=2,
+        require_spare_key=True,
+    ),
+    RoleType.TARGETS: RoleRules(),
+    RoleType.SNAPSHOT: RoleRules(expiry_max_s=3_660 * _DAY_S, payload_max_bytes=1_500_000),
+    RoleType.TIMESTAMP: RoleRules(
+        expiry_min_s=60, expiry_max_s=31 * _DAY_S, payload_max_bytes=12_288
+    ),
+}
+
+
+def default_rules(role: str) -> RoleRules:
+    """The rules of a role that nobody has set; any name but the four top-level ones is delegated.
+
+    Payload caps are three quarters of python-tuf's limits for files (TUF 5.3.3, 5.4.1, 5.5.1,
+    5.6.1). Development and imported repositories have the same levels; some only warn there.
+    """
+    return _DEFAULT_RULES[type_of_role(role)]
 
 
 @dataclass(frozen=True)
@@ -86,8 +120,10 @@ class KeySet:
         return self.missing(signed) == 0
 
     def missing(self, signed: frozenset[str]) -> int:
-        """How many further signatures are needed."""
-        return max(0, self.threshold - len(signed & set(self.fingerprints.values())))
+        """How many further signatures are needed; a threshold below 1 is never reached."""
+        listed = set(self.fingerprints.values())
+        needed = self.threshold if self.threshold > 0 else len(listed) + 1
+        return max(0, needed - len(signed & listed))
 
 
 @dataclass(frozen=True)
@@ -100,7 +136,12 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class KnownVersion:
-    """One recorded version of one role: reserved, perhaps accepted, perhaps with file facts."""
+    """One recorded version of one role: reserved, perhaps accepted, perhaps with file facts.
+
+    `digest` is the payload's SHA-256 (hex); "" when only references to the version are known, so
+    that nothing here binds it to bytes (rule S5). `file` is None until the file's length and
+    hashes were imported.
+    """
 
     role: str
     version: int
@@ -115,7 +156,9 @@ class RoleView:
 
     `high_water` is the highest version ever reserved or imported in `epoch` (0: none).
     `trusted` is the newest accepted payload. `delegators` are (role name, newest accepted payload)
-    of every targets role that delegates this one; empty for top-level roles.
+    of every targets role that delegates this one; empty for top-level roles. `ancestry` says the
+    same of those delegators that are delegated themselves, up to targets: without it the targets
+    of a role delegated by a delegated role count as outside (rule G2).
     """
 
     name: str
@@ -124,6 +167,7 @@ class RoleView:
     rules: RoleRules
     trusted: Payload | None = None
     delegators: tuple[tuple[str, Payload], ...] = ()
+    ancestry: Mapping[str, tuple[tuple[str, Payload], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,10 +185,21 @@ class Basis:
 class RepositoryView:
     """All that the rules may look at besides the payload itself.
 
-    `bootstrap` is the intended first root (while in BOOTSTRAP). `trusted_root` is the newest
-    accepted root. `known` holds the versions that the payload refers to, by (role, version);
-    `snapshot` and `targets` are the newest accepted payloads of those roles. `foreign_material` maps fingerprints to the other repository that owns them. `unusable` are
-    fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED).
+    - `development`: threshold floors and spare keys only warn (rule R3).
+    - `imported`: so do key separation (R9), key ids (R5) and shortened root expiry (R11).
+    - `bootstrap`: the intended first root, while in BOOTSTRAP.
+    - `trusted_root`, `snapshot`, `targets`: newest accepted payloads of those roles.
+    - `role_rules`: rules set for other roles that the payload gives keys to; the others have
+      `default_rules`.
+    - `known`: recorded versions in each role's present epoch, by (role, version): those that
+      `keyd.domain.rules.references` names, and the payload's own (role, version).
+    - `foreign_material`: fingerprints among `delegations.key_materials(payload)` and the signing
+      key's that another repository owns, with that repository's name.
+    - `targets_material`, `delegated_material`: fingerprints that accepted metadata has ever listed
+      for top-level targets, and for any delegated role. What `trusted_root` and `targets` list now
+      is looked up in them and need not be repeated.
+    - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED).
+    - `in_recovery`: a recorded fast-forward recovery is under way; referenced versions may go down.
     """
 
     name: str
@@ -157,26 +212,40 @@ class RepositoryView:
     trusted_root: Payload | None = None
     snapshot: Payload | None = None
     targets: Payload | None = None
+    role_rules: Mapping[str, RoleRules] = field(default_factory=dict)
     known: Mapping[tuple[str, int], KnownVersion] = field(default_factory=dict)
     foreign_material: Mapping[str, str] = field(default_factory=dict)
+    targets_material: frozenset[str] = frozenset()
+    delegated_material: frozenset[str] = frozenset()
     unusable: frozenset[str] = frozenset()
     in_recovery: bool = False
+
+    def rules_of(self, role: str) -> RoleRules:
+        """The rules in force for any role of this repository."""
+        if role == self.role.name:
+            return self.role.rules
+        return self.role_rules.get(role) or default_rules(role)
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """The key that is asked to sign: its name here and the SHA-256 (hex) of its public key."""
+    """The key that is asked to sign: its name here and the SHA-256 (hex) of its public key.
+
+    `roles` are the roles of this repository it is bound to; empty: all that list it.
+    """
 
     name: str
     fingerprint: str
+    roles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Question:
     """One payload to be judged for one role, at one time.
 
-    `key` is None when only the payload is checked. `confirmed_change` is the digest of the root
-    difference that the caller has seen (rule R10), 64 hex digits, or empty.
+    `now` is timezone-aware. `key` is None when only the payload is checked. `confirmed_change` is
+    the digest of the root difference that the caller has seen (rule R10), 64 lower-case hex digits,
+    or empty.
     """
 
     payload: Payload

@@ -1,0 +1,238 @@
+"""Who speaks for which role and which target paths: what root and targets payloads hand out.
+
+Payloads are consulted once per bin, thousands of times: what is read from one is kept by its
+digest. Delegation search and path matching follow TUF 4.5 and 5.6.7, bins TAP 15.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+from keyd.domain import public_keys
+from keyd.domain.payload import Payload
+from keyd.domain.records import Delegation
+from keyd.domain.trust import KeySet
+from keyd.errors import KeydError
+
+MAX_BIT_LENGTH = 32
+# A delegator with 16,384 named bins takes about 10 MB; few are in use at a time.
+_KEPT_DELEGATORS = 32
+_HEX = re.compile(r"[0-9a-f]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Succinct:
+    """`2**bit_length` hash bins with one key list (TAP 15, `succinct_roles`)."""
+
+    name_prefix: str
+    bit_length: int
+
+    @property
+    def suffix_length(self) -> int:
+        """Hex digits in which every bin number is written."""
+        return len(f"{2**self.bit_length - 1:x}")
+
+    def covers(self, role: str) -> bool:
+        """Whether `role` is the name of one of the bins."""
+        prefix = f"{self.name_prefix}-"
+        suffix = role.removeprefix(prefix)
+        if not role.startswith(prefix) or len(suffix) != self.suffix_length:
+            return False
+        return bool(_HEX.fullmatch(suffix)) and int(suffix, 16) < 2**self.bit_length
+
+    def bin_of(self, path: str) -> str:
+        """The name of the bin that holds target `path`: its SHA-256's leading bits."""
+        leading = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+        number = leading >> (MAX_BIT_LENGTH - self.bit_length)
+        return f"{self.name_prefix}-{number:0{self.suffix_length}x}"
+
+
+@dataclass(frozen=True)
+class Delegates:
+    """The roles that one payload gives keys to; bins of `succinct_roles` are not enumerated."""
+
+    names: frozenset[str] = frozenset()
+    bins: Succinct | None = None
+
+    def covers(self, role: str) -> bool:
+        """Whether the payload gives keys to `role`."""
+        return role in self.names or (self.bins is not None and self.bins.covers(role))
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """The key objects of a payload, decoded.
+
+    `fingerprints` maps key ids to the SHA-256 (hex) of the SubjectPublicKeyInfo; `faults` those of
+    keys that cannot be used to the reason why (KEY_SCHEME_UNKNOWN, KEY_UNDECODABLE,
+    KEY_CURVE_MISMATCH, KEY_TOO_WEAK).
+    """
+
+    fingerprints: Mapping[str, str]
+    faults: Mapping[str, KeydError]
+
+
+@dataclass(frozen=True)
+class _Grant:
+    keyids: tuple[str, ...]
+    threshold: int
+    paths: tuple[str, ...] = ()
+    hash_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Index:
+    table: KeyTable
+    materials: Mapping[str, str]
+    grants: Mapping[str, _Grant]
+    delegates: Delegates
+    bins: _Grant | None
+
+    def grant(self, role: str) -> _Grant | None:
+        found = self.grants.get(role)
+        if found is None and self.delegates.bins is not None and self.delegates.bins.covers(role):
+            return self.bins
+        return found
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The delegating part of a payload; equal when the payload's digest is."""
+
+    digest: str
+    part: Mapping[str, Any] = field(compare=False)
+
+
+_NOTHING = _Index(KeyTable({}, {}), {}, {}, Delegates(), None)
+
+
+def key_set(payload: Payload, role: str, delegator: str) -> KeySet | None:
+    """The keys and threshold that a root or targets payload gives `role`; None if it names it not.
+
+    `delegator` says who speaks, e.g. "root:4". Key ids that resolve to no usable key are left out:
+    they have no vote.
+    """
+    index = _index_of(payload)
+    grant = index.grant(role)
+    if grant is None:
+        return None
+    known = index.table.fingerprints
+    listed = {keyid: known[keyid] for keyid in grant.keyids if keyid in known}
+    return KeySet(delegator, grant.threshold, listed)
+
+
+def delegates(payload: Payload) -> Delegates:
+    """The roles a payload gives keys to: the roles of a root, the delegations of a targets."""
+    return _index_of(payload).delegates
+
+
+def key_table(payload: Payload) -> KeyTable:
+    """All key objects of a root or targets payload by key id, decoded or with what is wrong."""
+    return _index_of(payload).table
+
+
+def key_materials(payload: Payload) -> Mapping[str, str]:
+    """Fingerprint to key id of every usable key in a payload (several ids: the first by name)."""
+    return _index_of(payload).materials
+
+
+def delegated_keys(payload: Payload) -> tuple[Delegation, ...]:
+    """Every (role, key) pair that a root or targets payload hands out; bins are one role."""
+    index = _index_of(payload)
+    known = index.table.fingerprints
+    granted = [(role, grant, 0) for role, grant in index.grants.items()]
+    bins = index.delegates.bins
+    if bins is not None and index.bins is not None:
+        granted.append((bins.name_prefix, index.bins, bins.bit_length))
+    return tuple(
+        Delegation(role, known[keyid], bit_length)
+        for role, grant, bit_length in granted
+        for keyid in grant.keyids
+        if keyid in known
+    )
+
+
+def reaches(payload: Payload, role: str, path: str) -> bool:
+    """Whether a targets payload delegates target `path` to `role` (TUF 4.5).
+
+    Patterns are shell-style and match part by part: `*` does not cross a slash.
+    """
+    index = _index_of(payload)
+    grant = index.grants.get(role)
+    if grant is None:
+        bins = index.delegates.bins
+        return bins is not None and bins.bin_of(path) == role
+    if grant.hash_prefixes:
+        return hashlib.sha256(path.encode()).hexdigest().startswith(grant.hash_prefixes)
+    return any(_matches(path, pattern) for pattern in grant.paths)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    parts, patterns = path.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
+def _index_of(payload: Payload) -> _Index:
+    signed = payload.signed
+    # Most targets payloads delegate nothing: they must not crowd delegators out of the cache.
+    part = signed if "roles" in signed else signed.get("delegations")
+    return _index(_Source(payload.digest, part)) if part else _NOTHING
+
+
+@lru_cache(maxsize=_KEPT_DELEGATORS)
+def _index(source: _Source) -> _Index:
+    part = source.part
+    table = _decode(part["keys"])
+    materials: dict[str, str] = {}
+    for keyid, fingerprint in sorted(table.fingerprints.items()):
+        materials.setdefault(fingerprint, keyid)
+    grants: dict[str, _Grant] = {}
+    for name, entry in _entries(part.get("roles", ())):
+        grants.setdefault(name, _grant(entry))
+    bins = _bins(part.get("succinct_roles"))
+    return _Index(
+        table=table,
+        materials=materials,
+        grants=grants,
+        delegates=Delegates(frozenset(grants), bins),
+        bins=None if bins is None else _grant(part["succinct_roles"]),
+    )
+
+
+def _entries(roles: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Root writes its roles as an object, targets as a list with names."""
+    if isinstance(roles, Mapping):
+        return list(roles.items())
+    return [(entry["name"], entry) for entry in roles]
+
+
+def _grant(entry: Mapping[str, Any]) -> _Grant:
+    return _Grant(
+        keyids=tuple(entry["keyids"]),
+        threshold=entry["threshold"],
+        paths=tuple(entry.get("paths", ())),
+        hash_prefixes=tuple(entry.get("path_hash_prefixes", ())),
+    )
+
+
+def _bins(succinct: Mapping[str, Any] | None) -> Succinct | None:
+    if succinct is None or not 1 <= succinct["bit_length"] <= MAX_BIT_LENGTH:
+        return None
+    return Succinct(succinct["name_prefix"], succinct["bit_length"])
+
+
+def _decode(keys: Mapping[str, Mapping[str, Any]]) -> KeyTable:
+    fingerprints: dict[str, str] = {}
+    faults: dict[str, KeydError] = {}
+    for keyid, key in keys.items():
+        try:
+            fingerprints[keyid] = public_keys.fingerprint_of(key)
+        except KeydError as fault:
+            faults[keyid] = fault
+    return KeyTable(fingerprints, faults)
