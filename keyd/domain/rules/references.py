@@ -1,0 +1,94 @@
+"""Rules T3 and S4: what snapshot and timestamp refer to is recorded, accepted and matches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keyd.domain.payload import Payload
+from keyd.domain.pointer import Path
+from keyd.domain.rules.objections import graded, refused
+from keyd.domain.trust import FileFacts, KnownVersion
+from keyd.errors import Finding
+
+# Hexadecimal digits of the hash functions that references and targets may use.
+HASH_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
+_SUFFIX = ".json"
+_HEX = re.compile(r"[0-9a-f]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ReferenceRule:
+    """How one payload type names its objections to what it refers to."""
+
+    rule: str
+    unknown: str
+    mismatch: str
+
+
+def references(payload: Payload, trusted: Payload | None = None) -> tuple[tuple[str, int], ...]:
+    """The (role, version) pairs a snapshot or timestamp refers to; others refer to nothing.
+
+    With `trusted`, the payload of the same role accepted before, only new and changed entries: the
+    rules look at no others.
+    """
+    before = trusted.signed["meta"] if trusted is not None else {}
+    return tuple(
+        (role_of(name), entry["version"])
+        for name, entry in payload.signed.get("meta", {}).items()
+        if before.get(name) != entry
+    )
+
+
+def role_of(name: str) -> str:
+    """The role a `meta` entry names: "targets" for "targets.json" (TUF 4.4)."""
+    return name.removesuffix(_SUFFIX)
+
+
+def is_hash(algorithm: str, value: str) -> bool:
+    """Whether `value` is a hash by an allowed algorithm: lower-case hex of the right length."""
+    return len(value) == HASH_DIGITS.get(algorithm, -1) and bool(_HEX.fullmatch(value))
+
+
+def check_reference(
+    entry: Mapping[str, Any], known: KnownVersion | None, path: Path, rule: ReferenceRule
+) -> Iterator[Finding]:
+    """The referenced version is recorded and accepted; its length and hashes are the file's."""
+    if known is None:
+        message = "no such version is recorded here: sign it, or import it if it was published"
+        yield refused(rule.rule, rule.unknown, path, message)
+    elif not known.accepted:
+        message = "the referenced version still misses signatures: finish it first"
+        yield refused("C2", "SIGNING_ORDER_WRONG", path, message)
+    elif "length" in entry or entry.get("hashes"):
+        yield from _check_file(entry, known.file, path, rule)
+
+
+def _check_file(
+    entry: Mapping[str, Any], file: FileFacts | None, path: Path, rule: ReferenceRule
+) -> Iterator[Finding]:
+    if "length" in entry:
+        outcome = None if file is None else entry["length"] == file.length
+        yield from _compare(outcome, (path, "length"), rule)
+    for algorithm, value in entry.get("hashes", {}).items():
+        outcome = _compare_hash(algorithm, value, file)
+        yield from _compare(outcome, ((path, "hashes"), algorithm), rule)
+
+
+def _compare_hash(algorithm: str, value: str, file: FileFacts | None) -> bool | None:
+    if algorithm in HASH_DIGITS and not is_hash(algorithm, value):
+        return False
+    if file is None or algorithm not in file.hashes:
+        return None
+    return file.hashes[algorithm] == value
+
+
+def _compare(outcome: bool | None, path: Path, rule: ReferenceRule) -> Iterator[Finding]:
+    if outcome is None:
+        message = "nothing is known of the file to compare with: import it to have this checked"
+        yield graded(True, rule.rule, "HASHES_UNCHECKED", path, message)
+    elif not outcome:
+        message = "not the recorded file's: describe the file that was published"
+        yield refused(rule.rule, rule.mismatch, path, message)

@@ -1,0 +1,83 @@
+"""Rules for targets, top-level and delegated: G1, G2 and G6 for target files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keyd.domain.delegations import reaches
+from keyd.domain.payload import Payload
+from keyd.domain.pointer import TOP, Path
+from keyd.domain.rules.delegating import check_delegations
+from keyd.domain.rules.objections import invalid, refused
+from keyd.domain.rules.references import HASH_DIGITS, is_hash
+from keyd.domain.trust import Question, RepositoryView, RoleView
+from keyd.errors import Finding
+
+_TARGETS: Path = (TOP, "targets")
+_UNSAFE_PARTS = frozenset(("", ".", ".."))
+
+
+def check_targets(question: Question, view: RepositoryView) -> Iterator[Finding]:
+    """All rules that only targets payloads know."""
+    delegated = view.role.name != "targets"
+    for path, target in question.payload.signed["targets"].items():
+        yield from _check_target(path, target)
+        if delegated and not _inside(path, view.role):
+            message = f"no delegation of {view.role.name!r} covers this path: clients ignore it"
+            yield refused("G2", "TARGET_OUTSIDE_DELEGATION", (_TARGETS, path), message)
+    yield from check_delegations(question, view)
+
+
+def _check_target(path: str, target: Mapping[str, Any]) -> Iterator[Finding]:
+    """G1, G2 and G6 (TUF 4.5, 6.2.1)."""
+    if not _UNSAFE_PARTS.isdisjoint(path.split("/")) or "\\" in path:
+        message = "a target path is relative, with slashes and no empty, `.` or `..` part"
+        yield invalid("G2", "TARGET_PATH_UNSAFE", (_TARGETS, path), message)
+    if target["length"] < 0:
+        message = "a length is a number of bytes, 0 or more"
+        yield invalid("G1", "TARGET_LENGTH_INVALID", ((_TARGETS, path), "length"), message)
+    hashes = target["hashes"]
+    yield from _check_hashes(path, hashes)
+    prefix, dot, _ = path.rpartition("/")[2].partition(".")
+    if dot and prefix in hashes.values():
+        message = "write the path without its hash: clients add it (TUF 6.2.1)"
+        yield invalid("G6", "VERSIONED_REFERENCE", (_TARGETS, path), message)
+
+
+def _check_hashes(path: str, hashes: Mapping[str, str]) -> Iterator[Finding]:
+    allowed = False
+    for algorithm, value in hashes.items():
+        if is_hash(algorithm, value):
+            allowed = True
+        elif algorithm in HASH_DIGITS:
+            message = f"write {HASH_DIGITS[algorithm]} lower-case hexadecimal digits"
+            where = (((_TARGETS, path), "hashes"), algorithm)
+            yield invalid("G1", "TARGET_HASH_INVALID", where, message)
+    if not allowed:
+        message = f"give at least one hash by {', '.join(HASH_DIGITS)}"
+        yield invalid("G1", "TARGET_HASH_INVALID", ((_TARGETS, path), "hashes"), message)
+
+
+def _inside(path: str, role: RoleView) -> bool:
+    """Whether some chain of delegations from the top covers `path` at every step."""
+    return _chain_reaches(role.name, path, role.delegators, role, (role.name,))
+
+
+def _chain_reaches(
+    name: str,
+    path: str,
+    delegators: tuple[tuple[str, Payload], ...],
+    role: RoleView,
+    below: tuple[str, ...],
+) -> bool:
+    for delegator, payload in delegators:
+        # Delegations may form circles; no client follows one.
+        if delegator in below or not reaches(payload, name, path):
+            continue
+        if delegator == "targets":
+            return True
+        above = role.ancestry.get(delegator, ())
+        if _chain_reaches(delegator, path, above, role, (*below, delegator)):
+            return True
+    return False

@@ -1,0 +1,116 @@
+"""Rules T1 to T3 and C2 for timestamp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from keyd.domain.rules import references
+from keyd.domain.trust import FileFacts, KnownVersion
+from tests.unit.rules.world import (
+    Bend,
+    accepted,
+    ask,
+    drop,
+    known,
+    payload,
+    put,
+    refusals,
+    timestamp,
+    view,
+    warnings,
+)
+
+ENTRY = "/meta/snapshot.json"
+SHA256, SHA512 = "1f" * 32, "2e" * 64
+FILE = FileFacts(400, {"sha256": SHA256})
+
+
+@pytest.mark.parametrize(
+    ("bend", "expected"),
+    [
+        (drop(ENTRY), ["TIMESTAMP_META_WRONG"]),
+        (put("/meta/targets.json", {"version": 1}), ["TIMESTAMP_META_WRONG"]),
+    ],
+)
+def test_t1_meta_holds_exactly_the_snapshot(bend: Bend, expected: Any) -> None:
+    assert refusals(ask(timestamp(), view("timestamp"), bend=bend)) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "in_recovery", "expected"),
+    [
+        (5, False, []),
+        (6, False, []),
+        (4, False, ["SNAPSHOT_VERSION_DECREASED"]),
+        (4, True, []),
+    ],
+)
+def test_t2_snapshot_never_goes_back(version: int, in_recovery: bool, expected: Any) -> None:
+    about = view(
+        "timestamp",
+        trusted=payload(timestamp(1, 5)),
+        known=known(*(accepted("snapshot", number) for number in (4, 5, 6))),
+        in_recovery=in_recovery,
+    )
+    assert refusals(ask(timestamp(2, version), about)) == expected
+
+
+def test_t2_needs_a_trusted_entry_to_compare_with() -> None:
+    trusted = payload({**timestamp(1), "meta": {}})
+    assert refusals(ask(timestamp(2), view("timestamp", trusted=trusted))) == []
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "expected"),
+    [
+        (accepted("snapshot", 1), []),
+        (KnownVersion("snapshot", 1, "ab" * 32, accepted=False), ["SIGNING_ORDER_WRONG"]),
+        (accepted("snapshot", 2), ["SNAPSHOT_UNKNOWN"]),
+        (accepted("targets", 1), ["SNAPSHOT_UNKNOWN"]),
+    ],
+)
+def test_t3_the_snapshot_is_recorded_and_accepted(snapshot: KnownVersion, expected: Any) -> None:
+    assert refusals(ask(timestamp(1, 1), view("timestamp", known=known(snapshot)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "file", "refused", "warned"),
+    [
+        ({"length": 400}, FILE, [], []),
+        ({"length": 401}, FILE, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
+        ({"length": 400}, None, [], ["HASHES_UNCHECKED"]),
+        ({"hashes": {}}, None, [], []),
+        ({"hashes": {"sha256": SHA256}}, FILE, [], []),
+        ({"hashes": {"sha256": SHA256[::-1]}}, FILE, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
+        ({"hashes": {"sha256": SHA256.upper()}}, None, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
+        ({"hashes": {"sha256": SHA256}}, None, [], ["HASHES_UNCHECKED"]),
+        ({"hashes": {"sha256": SHA256, "sha512": SHA512}}, FILE, [], ["HASHES_UNCHECKED"]),
+        ({"hashes": {"md5": "00"}}, FILE, [], ["HASHES_UNCHECKED"]),
+        (
+            {"length": 1, "hashes": {"sha256": SHA512}},
+            FILE,
+            ["SNAPSHOT_REFERENCE_MISMATCH"] * 2,
+            [],
+        ),
+    ],
+)
+def test_t3_length_and_hashes_are_the_files(
+    facts: dict[str, Any], file: FileFacts | None, refused: list[str], warned: list[str]
+) -> None:
+    about = view("timestamp", known=known(accepted("snapshot", 1, file=file)))
+    judgement = ask(timestamp(), about, bend=put(ENTRY, {"version": 1, **facts}))
+    assert refusals(judgement) == refused
+    assert warnings(judgement) == warned
+
+
+def test_pointers_name_the_place() -> None:
+    about = view("timestamp", known=known(accepted("snapshot", 1, file=FILE)))
+    entry = {"version": 1, "hashes": {"sha256": SHA512}}
+    judgement = ask(timestamp(), about, bend=put(ENTRY, entry))
+    assert judgement.findings[0].pointer == "/meta/snapshot.json/hashes/sha256"
+
+
+def test_references_of_a_timestamp() -> None:
+    assert references(payload(timestamp(1, 7))) == (("snapshot", 7),)
