@@ -10,18 +10,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keyd_client.batch import BatchOutcome as BatchOutcome
+    from keyd_client.batch import sign_metadata_batch as sign_metadata_batch
     from keyd_client.client import Client as Client
     from keyd_client.errors import KeydClientError as KeydClientError
     from keyd_client.profile import Profile as Profile
+    from keyd_client.signer import KeydSigner as KeydSigner
+    from keyd_client.signer import register as register
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "BatchOutcome": "batch",
     "Client": "client",
     "KeydClientError": "errors",
+    "KeydSigner": "signer",
     "Profile": "profile",
+    "register": "signer",
+    "sign_metadata_batch": "batch",
 }
-__all__ = ["Client", "KeydClientError", "Profile"]
+__all__ = [
+    "BatchOutcome",
+    "Client",
+    "KeydClientError",
+    "KeydSigner",
+    "Profile",
+    "register",
+    "sign_metadata_batch",
+]
 
 
 def __getattr__(name: str) -> Any:
