@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from keyd.domain import public_keys
@@ -24,6 +24,9 @@ MAX_BIT_LENGTH = 32
 # A delegator with 16,384 named bins takes about 10 MB; few are in use at a time.
 _KEPT_DELEGATORS = 32
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
+
+# Whether a target path belongs to somebody.
+Scope = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,10 @@ class Succinct:
             return False
         return bool(_HEX.fullmatch(suffix)) and int(suffix, 16) < 2**self.bit_length
 
-    def bin_of(self, path: str) -> str:
-        """The name of the bin that holds target `path`: its SHA-256's leading bits."""
-        leading = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
-        number = leading >> (MAX_BIT_LENGTH - self.bit_length)
-        return f"{self.name_prefix}-{number:0{self.suffix_length}x}"
+    def scope_of(self, role: str) -> Scope:
+        """Which target paths belong to a bin: those whose SHA-256 begins with its number."""
+        number = int(role.removeprefix(f"{self.name_prefix}-"), 16)
+        return partial(_is_in_bin, number, MAX_BIT_LENGTH - self.bit_length)
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,8 @@ def delegated_keys(payload: Payload) -> tuple[Delegation, ...]:
     )
 
 
-def reaches(payload: Payload, role: str, path: str) -> bool:
-    """Whether a targets payload delegates target `path` to `role` (TUF 4.5).
+def scope_of(payload: Payload, role: str) -> Scope:
+    """Which target paths a targets payload delegates to `role` (TUF 4.5); none if it does not.
 
     Patterns are shell-style and match part by part: `*` does not cross a slash.
     """
@@ -167,15 +169,29 @@ def reaches(payload: Payload, role: str, path: str) -> bool:
     grant = index.grants.get(role)
     if grant is None:
         bins = index.delegates.bins
-        return bins is not None and bins.bin_of(path) == role
+        return bins.scope_of(role) if bins is not None and bins.covers(role) else _nowhere
     if grant.hash_prefixes:
-        return hashlib.sha256(path.encode()).hexdigest().startswith(grant.hash_prefixes)
-    return any(_matches(path, pattern) for pattern in grant.paths)
+        return partial(_has_prefix, grant.hash_prefixes)
+    return partial(_matches, [pattern.split("/") for pattern in grant.paths])
 
 
-def _matches(path: str, pattern: str) -> bool:
-    parts, patterns = path.split("/"), pattern.split("/")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+def _is_in_bin(number: int, shift: int, path: str) -> bool:
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big") >> shift == number
+
+
+def _nowhere(_: str) -> bool:
+    return False
+
+
+def _has_prefix(prefixes: tuple[str, ...], path: str) -> bool:
+    return hashlib.sha256(path.encode()).hexdigest().startswith(prefixes)
+
+
+def _matches(patterns: list[list[str]], path: str) -> bool:
+    parts = path.split("/")
+    return any(
+        len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)) for pattern in patterns
+    )
 
 
 def _index_of(payload: Payload) -> _Index:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from keyd.domain.delegations import reaches
-from keyd.domain.payload import Payload
+from keyd.domain.delegations import Scope, scope_of
 from keyd.domain.pointer import TOP, Path
 from keyd.domain.rules.delegating import check_delegations
 from keyd.domain.rules.objections import invalid, refused
@@ -15,16 +14,19 @@ from keyd.domain.trust import Question, RepositoryView, RoleView
 from keyd.errors import Finding
 
 _TARGETS: Path = (TOP, "targets")
+# Who delegates a role, and which paths to it.
+Scopes = Mapping[str, Sequence[tuple[str, Scope]]]
 _UNSAFE_PARTS = frozenset(("", ".", ".."))
 
 
 def check_targets(question: Question, view: RepositoryView) -> Iterator[Finding]:
     """All rules that only targets payloads know."""
-    delegated = view.role.name != "targets"
+    role = view.role
+    scopes = None if role.name == "targets" else _scopes(role)
     for path, target in question.payload.signed["targets"].items():
         yield from _check_target(path, target)
-        if delegated and not _inside(path, view.role):
-            message = f"no delegation of {view.role.name!r} covers this path: clients ignore it"
+        if scopes is not None and not _inside(path, role.name, scopes):
+            message = f"no delegation of {role.name!r} covers this path: clients ignore it"
             yield refused("G2", "TARGET_OUTSIDE_DELEGATION", (_TARGETS, path), message)
     yield from check_delegations(question, view)
 
@@ -59,25 +61,22 @@ def _check_hashes(path: str, hashes: Mapping[str, str]) -> Iterator[Finding]:
         yield invalid("G1", "TARGET_HASH_INVALID", ((_TARGETS, path), "hashes"), message)
 
 
-def _inside(path: str, role: RoleView) -> bool:
+def _scopes(role: RoleView) -> Scopes:
+    return {
+        name: [(above, scope_of(payload, name)) for above, payload in delegators]
+        for name, delegators in {**role.ancestry, role.name: role.delegators}.items()
+    }
+
+
+def _inside(path: str, role: str, scopes: Scopes) -> bool:
     """Whether some chain of delegations from the top covers `path` at every step."""
-    return _chain_reaches(role.name, path, role.delegators, role, (role.name,))
-
-
-def _chain_reaches(
-    name: str,
-    path: str,
-    delegators: tuple[tuple[str, Payload], ...],
-    role: RoleView,
-    below: tuple[str, ...],
-) -> bool:
-    for delegator, payload in delegators:
-        # Delegations may form circles; no client follows one.
-        if delegator in below or not reaches(payload, name, path):
-            continue
-        if delegator == "targets":
-            return True
-        above = role.ancestry.get(delegator, ())
-        if _chain_reaches(delegator, path, above, role, (*below, delegator)):
-            return True
+    seen, waiting = {role}, [role]
+    while waiting:
+        for above, covers in scopes.get(waiting.pop(), ()):
+            if above in seen or not covers(path):
+                continue
+            if above == "targets":
+                return True
+            seen.add(above)
+            waiting.append(above)
     return False

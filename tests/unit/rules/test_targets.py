@@ -162,6 +162,15 @@ def test_g2_circles_end() -> None:
     assert outcome == ["TARGET_OUTSIDE_DELEGATION"]
 
 
+def test_g2_roles_that_all_delegate_each_other_cost_no_more_than_their_number() -> None:
+    names = [f"role-{number}" for number in range(30)]
+    everybody = payload(delegating(1, *(delegation(n, "d1", paths=["a"]) for n in names)))
+    ancestry = {name: tuple((above, everybody) for above in names) for name in names}
+    delegators = tuple((name, everybody) for name in names)
+    about = view("role-0", delegators=delegators, ancestry=ancestry)
+    assert refusals(ask(targets(1, "a"), about)) == ["TARGET_OUTSIDE_DELEGATION"]
+
+
 def test_top_level_targets_may_list_any_path() -> None:
     assert refusals(ask(targets(1, "any/where"), view("targets"))) == []
 
