@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from keyd.domain.token_uri import parse_token_uri
+from keyd.errors import InvalidRequest
+
 SOCKET_PATH_BYTES = 107  # sun_path of unix(7) holds 108 with the final NUL
 PIN_SOURCES = ("prompt", "file:", "credential:")
 _PIN_SOURCE = re.compile(r"prompt|file:/.+|credential:[A-Za-z0-9._-]{1,64}")
@@ -56,15 +59,11 @@ def _loopback(address: str) -> str:
     return address
 
 
-def _pkcs11_uri(uri: str) -> str:
-    if not uri.startswith("pkcs11:"):
-        raise ValueError('must be an RFC 7512 URI such as "pkcs11:token=LABEL;serial=SERIAL"')
-    if re.search(r"[?&]pin-value=", uri):
-        raise ValueError("holds a PIN (pin-value); use the setting pin_source instead")
-    if re.search(r"[:;]slot-id=", uri):
-        raise ValueError("slot numbers change; name the token by serial and label")
-    if not re.search(r"[:;](serial|token)=", uri):
-        raise ValueError("must name the token by serial= or token= (its label)")
+def _token_uri(uri: str) -> str:
+    try:
+        parse_token_uri(uri)
+    except InvalidRequest as error:
+        raise ValueError(error.message) from error
     return uri
 
 
@@ -137,14 +136,17 @@ class MetricsSettings(Section):
 
 
 class TokenSettings(Section):
-    """`[[token]]`: one PKCS#11 token and the worker that drives it."""
+    """`[[token]]`: one PKCS#11 token and the worker that drives it; sessions 0 is automatic."""
 
     name: Name
     module: AbsolutePath
-    uri: Annotated[str, AfterValidator(_pkcs11_uri)]
+    uri: Annotated[str, AfterValidator(_token_uri)]
     pin_source: Annotated[str, AfterValidator(_pin_source)] = "prompt"
-    sessions: Annotated[int, Field(ge=1, le=64)] = 2
+    sessions: Annotated[int, Field(ge=0, le=64)] = 2
     module_sha256: Sha256 = ""
+    sign_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 5.0
+    generate_timeout_s: Annotated[float, Field(ge=1, le=3_600)] = 120.0
+    open_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
     environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
 
 
@@ -162,10 +164,17 @@ class AuditSettings(Section):
 
 
 class LimitSettings(Section):
-    """`[limits]`: what one daemon takes on at once."""
+    """`[limits]`: what one principal may use of a listening address, and how long a call may take.
 
-    concurrent_calls: Annotated[int, Field(ge=4, le=1024)] = 64
-    calls_per_principal: Annotated[int, Field(ge=1, le=1024)] = 32
+    `slow_call_timeout_s` holds for key generation, adoption, unlocking and batches.
+    """
+
+    calls_in_flight: Annotated[int, Field(ge=1, le=1024)] = 32
+    calls_per_s: Annotated[float, Field(gt=0, le=1e6)] = 2_000.0
+    bytes_per_s: Annotated[float, Field(ge=65_536, le=1e10)] = 33_554_432.0
+    call_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
+    slow_call_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 30.0
+    work_threads: Annotated[int, Field(ge=2, le=1024)] = 64
 
 
 class LogSettings(Section):

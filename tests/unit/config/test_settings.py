@@ -90,7 +90,7 @@ def test_variables_override_the_file_and_flags_override_both(read: Read) -> None
         "KEYD_DAEMON_ANCHOR": "/srv/b",
         "KEYD_DAEMON_DEVELOPMENT": "true",
         "KEYD_AUDIT_CHECKPOINT_INTERVAL_S": "7.5",
-        "KEYD_LIMITS_CONCURRENT_CALLS": "8",
+        "KEYD_LIMITS_WORK_THREADS": "8",
         "KEYD_LISTEN_TCP_ADDRESS": "127.0.0.1:1",
         "KEYD_PROFILE_DIR": "/ignored",
         "KEYD_PROFILE": "ignored",
@@ -101,7 +101,7 @@ def test_variables_override_the_file_and_flags_override_both(read: Read) -> None
     assert settings.daemon.anchor == Path("/srv/c")
     assert settings.daemon.development is True
     assert settings.audit.checkpoint_interval_s == 7.5
-    assert settings.limits.concurrent_calls == 8
+    assert settings.limits.work_threads == 8
     assert settings.listen.tcp is not None
     assert settings.listen.tcp.address == "127.0.0.1:1"
     assert settings.metrics.address == ""
@@ -145,14 +145,14 @@ def test_nothing_secret_can_be_set_by_a_variable() -> None:
         ("127.0.0.1:9464", "localhost:9464", "/metrics/address", "no authentication"),
         ("127.0.0.1:9464", "[::]:9464", "/metrics/address", "no authentication"),
         ("127.0.0.1:9464", "10.0.0.1:9464", "/metrics/address", "no authentication"),
-        ("pkcs11:token=keyd;", "pkcs11:slot-id=0;", "/token/0/uri", "slot numbers change"),
-        ("serial=0123", "serial=1?pin-value=1234", "/token/0/uri", "holds a PIN"),
+        ("pkcs11:token=keyd;", "pkcs11:slot-id=0;", "/token/0/uri", "renumber slots"),
+        ("serial=0123", "serial=1?pin-value=1234", "/token/0/uri", "put the PIN into a file"),
         ("pkcs11:token=keyd;serial=0123", "pkcs11:model=x", "/token/0/uri", "serial="),
-        ("pkcs11:token", "token", "/token/0/uri", "RFC 7512"),
+        ("pkcs11:token", "token", "/token/0/uri", "pkcs11:"),
         ("credential:token-pin", "123456", "/token/0/pin_source", "prompt"),
         ("credential:token-pin", "file:pin", "/token/0/pin_source", "prompt"),
         ("credential:token-pin", "credential:../x", "/token/0/pin_source", "prompt"),
-        ('name = "hsm"', 'name = "hsm"\nsessions = 0', "/token/0/sessions", "greater"),
+        ('name = "hsm"', 'name = "hsm"\nsessions = 65', "/token/0/sessions", "less"),
         ('name = "hsm"', 'name = "hsm"\npin = "1234"', "/token/0/pin", "unknown setting"),
         ('name = "hsm"', 'name = "hsm"\nmodule_sha256 = "ab"', "/token/0/module_sha256", "pattern"),
         ('log_token = "hsm"', 'log_token = "hs"', "/audit/log_token", "names no [[token]]"),
@@ -189,7 +189,7 @@ def test_bad_overrides_are_refused_beside_all_other_problems(read: Read) -> None
     environment = {
         "KEYD_DAEMON_LEDGR": "/x",
         "KEYD_DAEMON_DEVELOPMENT": "1",
-        "KEYD_LIMITS_CONCURRENT_CALLS": "many",
+        "KEYD_LIMITS_WORK_THREADS": "many",
     }
     found = refused(read, GOOD.replace("[metrics]", "[metrix]"), environment, token__name="x")
     messages = " ".join(message for _, _, message in found)
@@ -198,7 +198,7 @@ def test_bad_overrides_are_refused_beside_all_other_problems(read: Read) -> None
     assert "metrix: unknown setting" in messages
     assert {pointer for _, pointer, _ in found} >= {
         "/daemon/development",
-        "/limits/concurrent_calls",
+        "/limits/work_threads",
     }
 
 

@@ -1,0 +1,118 @@
+"""The `keyd` command: finds the subcommand, runs it, and turns what it raises into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+from keyd.cli.exits import Exit, exit_code
+from keyd.cli.output import report, say
+from keyd.errors import KeydError
+from keyd_client.errors import KeydClientError
+
+
+class Lazy(NamedTuple):
+    """Where a command lives and what `keyd --help` says of it without loading it."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: Mapping[str, Lazy] = {
+    "check": Lazy("sign", "check", "Judge TUF metadata as signing would, without a token."),
+    "completion": Lazy("completion", "completion", "Print the shell's completion script."),
+    "config": Lazy("config", "config", "Validate the configuration offline."),
+    "key": Lazy("key", "key", "Make, list and retire keys."),
+    "policy": Lazy("policy", "policy", "Explain who may do what."),
+    "repo": Lazy("repo", "repo", "Register TUF repositories and see their state."),
+    "sign": Lazy("sign", "sign", "Have TUF metadata signed."),
+    "token": Lazy("token", "token", "List, unlock and quarantine tokens."),
+}
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module only when the command is wanted: most need gRPC, `--help` not."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All commands, by name."""
+        return sorted(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Load one command."""
+        lazy = COMMANDS.get(cmd_name)
+        if lazy is None:
+            return None
+        command = getattr(import_module(f"keyd.cli.{lazy.module}"), lazy.attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """List the commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in sorted(COMMANDS)])
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version  # noqa: PLC0415 - reads the disk
+
+    click.echo(f"keyd {version('keyd')}\nkeyd-client {version('keyd-client')}\napi keyd.v1")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 69 unavailable, 75 try again, "
+    "77 not allowed, 78 bad configuration.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the versions of daemon, client and API.",
+)
+def cli() -> None:
+    """Keeps TUF signing keys on hardware tokens and is the only thing that can use them."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        result = cli.main(list(arguments), prog_name="keyd", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        say("keyd: aborted")
+        return Exit.FAILED
+    except (KeydError, KeydClientError) as error:
+        report(error, "--json" in arguments)
+        return exit_code(error)
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing of it may be flushed at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    return result if isinstance(result, int) else Exit.DONE
+
+
+def main() -> None:
+    """Entry point of the `keyd` program."""
+    sys.exit(run(sys.argv[1:]))
