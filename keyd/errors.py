@@ -67,6 +67,10 @@ class AlreadyExists(KeydError):
     """The name, key or record is taken."""
 
 
+class Unimplemented(KeydError):
+    """This daemon does not know the method: it is older than the caller, or configured without."""
+
+
 class Unauthenticated(KeydError):
     """No acceptable identity came with the call."""
 

@@ -1,0 +1,101 @@
+"""Every hardening value of the gRPC face, in one place, each with its reason.
+
+gRPC ignores option names it does not know, so tests/integration/test_rpc_hardening.py tests each
+by its effect. Sizes are bytes, times seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+# The largest TUF payload that any role may have (rule A8's ceiling).
+PAYLOAD_MAX = 3_750_000
+# Names, digests and protobuf framing around one payload: each name at most 64 bytes, a delegated
+# role's at most 255, digests 32.
+FRAMING_MAX = 4 * KIB
+METADATA_REQUEST_MAX = PAYLOAD_MAX + FRAMING_MAX
+OPAQUE_DATA_MAX = 1 * MIB
+OPAQUE_REQUEST_MAX = OPAQUE_DATA_MAX + FRAMING_MAX
+# What any one message may have on the wire: a batch chunk or a set of published files.
+MESSAGE_MAX = 4 * MIB
+# Requests made of names and a comment of 500 characters.
+SMALL_REQUEST_MAX = 8 * KIB
+# Lists of names, public keys or rules.
+MEDIUM_REQUEST_MAX = 256 * KIB
+BATCH_ITEMS_MAX = 64
+# A page of log entries stays below the 4 MiB that gRPC clients receive by default.
+LOG_PAGE_MAX = 3 * MIB
+# Error details travel in trailers, base64 makes 4 bytes of 3, and C-core clients refuse more than
+# 8 KiB of headers. Batch results travel in the message: 64 of them fit 4 MiB.
+ERROR_DETAILS_MAX = 4_500
+BATCH_ERROR_DETAILS_MAX = 32 * KIB
+
+# --- concurrency, per listening address -----------------------------------------------------------
+
+# Calls that may wait for tokens and ledger at once; each has a thread, so none waits in a queue.
+WORK_THREADS = 64
+# TokenService: an operator must get through while every work thread waits for a slow token.
+ADMIN_THREADS = 8
+# Health probes are answered from memory in microseconds; a few may queue.
+HEALTH_THREADS = 4
+HEALTH_QUEUE = 32
+# Streams that stay open: WatchTokens, Health.Watch, reflection. One thread each.
+WATCH_THREADS = 16
+# Threads that only say no: a lane is full, a method does not exist.
+REFUSE_THREADS = 2
+REFUSE_QUEUE = 64
+# gRPC's own `maximum_concurrent_rpcs` counts every lane together and knows no exceptions for
+# health. The limit of 64 that was measured to hold under floods therefore binds the work lane
+# (WORK_THREADS); this one is the ceiling over all lanes, and what exceeds it is refused without a
+# thread and without details.
+CONCURRENT_CALLS_MAX = (
+    WORK_THREADS + ADMIN_THREADS + HEALTH_THREADS + HEALTH_QUEUE + WATCH_THREADS + REFUSE_QUEUE
+)
+
+# --- time -----------------------------------------------------------------------------------------
+
+# A call without a deadline gets this one; longer ones are cut to it.
+CALL_TIMEOUT_S = 10.0
+# Key generation (RSA on a slow token), adoption, unlocking, batches of 64.
+SLOW_CALL_TIMEOUT_S = 30.0
+# With less left than this, nothing is started: a signature would be made that nobody receives.
+ADMISSION_FLOOR_S = 0.02
+# A request must have arrived whole by then: 4 MiB at 2.3 Mbit/s. Else a trickle holds a thread.
+RECEIVE_TIMEOUT_S = 15.0
+# A response message must have left by then: a peer that never reads holds a thread as well.
+SEND_TIMEOUT_S = 30.0
+# How long clients wait before they repeat a call refused while draining or busy.
+RETRY_AFTER_S = 1.0
+# How long gRPC may take to close connections that have been cut.
+STOP_WAIT_S = 5.0
+# How often watchers and the watchdog look at the clock.
+TICK_S = 0.5
+
+# --- gRPC -----------------------------------------------------------------------------------------
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A flood of opened and reset streams is stopped per connection before it reaches Python.
+    ("grpc.max_concurrent_streams", 64),
+    ("grpc.max_receive_message_length", MESSAGE_MAX),
+    # No call of ours needs metadata beyond a user agent. gRPC has a soft and a hard limit and
+    # refuses at random between them; equal, they are one limit.
+    ("grpc.max_metadata_size", 8 * KIB),
+    ("grpc.absolute_max_metadata_size", 8 * KIB),
+    # 1,000 silent connections: all still open without this, all gone after it.
+    ("grpc.server_handshake_timeout_ms", 3_000),
+    # Idle connections cost descriptors; a new handshake costs milliseconds.
+    ("grpc.max_connection_idle_ms", 5_000),
+    # Certificates are checked again at least this often, by a new handshake.
+    ("grpc.max_connection_age_ms", 600_000),
+    ("grpc.max_connection_age_grace_ms", 30_000),
+    # Ping floods.
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # A second daemon on the same port must fail to start, not share the calls.
+    ("grpc.so_reuseport", 0),
+    # Identity only: a compressed message of 4 kB could unpack to 4 MiB.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+)

@@ -1,0 +1,175 @@
+"""The gRPC servers of one daemon: one per listening address, sharing servicers and drain.
+
+Python's gRPC cannot tell a handler on which of a server's sockets a call came in, and the socket
+*is* the identity of a local caller; hence a server for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+import structlog
+
+from keyd.rpc import limits, sockets
+from keyd.rpc.contract import all_methods
+from keyd.rpc.drain import Drain
+from keyd.rpc.gate import Gate, Gatekeeping
+from keyd.rpc.interceptors.identity import Identify, certificate_identity, socket_identity
+from keyd.rpc.lanes import Lane, LaneName, make_lanes
+from keyd.rpc.method import Method
+from keyd.rpc.options import CannotListen, Listener, ServerOptions, TcpListener, UnixListener
+from keyd.rpc.quotas import Quotas
+from keyd.rpc.revocation import RevocationList
+from keyd.rpc.tls import ServerTLS
+from keyd.rpc.watchdog import Watchdog
+from keyd.services.world import World
+
+_log = structlog.get_logger("keyd.rpc")
+
+__all__ = [
+    "CannotListen",
+    "Listener",
+    "RpcServers",
+    "ServerOptions",
+    "TcpListener",
+    "UnixListener",
+]
+
+
+@dataclass
+class _Bound:
+    """One listening address and what belongs to it."""
+
+    listener: Listener
+    server: grpc.Server
+    lanes: Mapping[LaneName, Lane]
+    address: str
+    tls: ServerTLS | None = None
+    socket_identity: tuple[int, int] | None = field(default=None)
+
+
+class RpcServers:
+    """All listening addresses of a daemon.
+
+    `start` binds every address before it serves the first; `stop` is final. Not for use by several
+    threads, except `addresses`.
+    """
+
+    def __init__(
+        self, world: World, listeners: Sequence[Listener], options: ServerOptions | None = None
+    ) -> None:
+        self._world = world
+        self._listeners = tuple(listeners)
+        self._options = options or ServerOptions()
+        self._drain = Drain()
+        self._watchdog = Watchdog()
+        self._methods: Mapping[str, Method] = all_methods(world, self._options, self._drain)
+        self._bound: list[_Bound] = []
+
+    def start(self) -> None:
+        """Bind and serve. Raises: CannotListen; then nothing listens."""
+        try:
+            for listener in self._listeners:
+                self._bound.append(self._bind(listener))
+        except CannotListen:
+            self._close()
+            raise
+        self._watchdog.start()
+        for bound in self._bound:
+            bound.server.start()
+            _log.info("rpc_listening", address=bound.address)
+
+    def addresses(self) -> tuple[str, ...]:
+        """gRPC targets in the order of the listeners: "unix:/path" or "host:port" as bound."""
+        return tuple(bound.address for bound in self._bound)
+
+    def reload_tls(self) -> None:
+        """Read certificates, keys and client authorities of all TCP listeners again.
+
+        Raises: CannotListen when one of them is unusable; listeners before it have changed, it and
+        those after it keep what they have. Revocation lists need no reload.
+        """
+        for bound in self._bound:
+            if bound.tls is not None:
+                bound.tls.reload()
+
+    def begin_drain(self) -> None:
+        """Report NOT_SERVING, refuse new calls (UNAVAILABLE with RetryInfo), end open streams."""
+        self._drain.begin()
+
+    def stop(self, grace_s: float) -> bool:
+        """Drain, wait at most `grace_s` for calls in flight, then cut. True if none was cut."""
+        self.begin_drain()
+        finished = self._drain.wait_idle(grace_s)
+        self._close()
+        self._watchdog.stop()
+        return finished
+
+    def _close(self) -> None:
+        stopping = [bound.server.stop(0 if bound.address else None) for bound in self._bound]
+        for event in stopping:
+            event.wait(limits.STOP_WAIT_S)
+        for bound in self._bound:
+            if bound.socket_identity is not None and isinstance(bound.listener, UnixListener):
+                sockets.remove(bound.listener.path, bound.socket_identity)
+            for lane in bound.lanes.values():
+                lane.shutdown(wait=False, cancel_futures=True)
+        self._bound.clear()
+
+    def _bind(self, listener: Listener) -> _Bound:
+        if isinstance(listener, UnixListener):
+            return self._bind_unix(listener)
+        return self._bind_tcp(listener)
+
+    def _bind_unix(self, listener: UnixListener) -> _Bound:
+        identify = socket_identity(listener.principal, administrator=listener.administrator)
+        server, lanes = self._server(identify)
+        sockets.prepare(listener)
+        address = f"unix:{listener.path}"
+        _add_port(server, address, None)
+        identity = sockets.restrict(listener)
+        return _Bound(listener, server, lanes, address, socket_identity=identity)
+
+    def _bind_tcp(self, listener: TcpListener) -> _Bound:
+        tls = ServerTLS(listener)
+        revoked = None
+        if listener.revoked is not None:
+            revoked = RevocationList(listener.revoked, self._world.clock.monotonic)
+            if fault := revoked.fault():
+                raise CannotListen("REVOCATION_LIST_UNREADABLE", f"{listener.revoked}: {fault}")
+        server, lanes = self._server(certificate_identity(self._world.clock, revoked))
+        port = _add_port(server, listener.address, tls.credentials())
+        host = listener.address.rpartition(":")[0]
+        return _Bound(listener, server, lanes, f"{host}:{port}", tls=tls)
+
+    def _server(self, identify: Identify) -> tuple[grpc.Server, Mapping[LaneName, Lane]]:
+        lanes = make_lanes(self._options.work_threads)
+        keeping = Gatekeeping(
+            world=self._world,
+            options=self._options,
+            quotas=Quotas(self._options.quota, self._world.clock.monotonic),
+            drain=self._drain,
+            watchdog=self._watchdog,
+            identify=identify,
+        )
+        server = grpc.server(
+            lanes[LaneName.WORK],
+            handlers=[Gate(self._methods, lanes, keeping)],
+            options=limits.CHANNEL_OPTIONS,
+            maximum_concurrent_rpcs=sum(lane.capacity for lane in lanes.values()),
+        )
+        return server, lanes
+
+
+def _add_port(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise CannotListen(
+            "ADDRESS_UNUSABLE",
+            f"cannot listen on {address}: it is in use, or no address of this host",
+        ) from error
