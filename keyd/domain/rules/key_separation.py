@@ -38,12 +38,16 @@ def check_owners(question: Question, view: RepositoryView, keys: Path) -> Iterat
 
 
 def check_delegated_keys(question: Question, view: RepositoryView, keys: Path) -> Iterator[Finding]:
-    """A targets payload gives no delegated role a key of the top-level role."""
+    """A targets payload gives no delegated role a key of the top-level role.
+
+    Imported repositories are only warned: the key signs for the delegated role nowhere in keyd.
+    """
     forbidden = top_level_targets_material(view)
     for fingerprint, keyid in key_materials(question.payload).items():
         if fingerprint in forbidden:
             message = "this key signs top-level targets: give the delegated role another key"
-            yield refused("A6", "TARGETS_KEY_IN_DELEGATED_ROLE", (keys, keyid), message)
+            path = (keys, keyid)
+            yield graded(view.imported, "R9", "TARGETS_KEY_IN_DELEGATED_ROLE", path, message)
 
 
 def check_root_keys(question: Question, view: RepositoryView) -> Iterator[Finding]:
@@ -70,7 +74,7 @@ def _check_new_targets_keys(payload: Payload, view: RepositoryView) -> Iterator[
         if fingerprint in delegated and fingerprint not in old:
             message = f"{keyid} has signed for a delegated role: choose a fresh key for targets"
             path = (((TOP, "roles"), "targets"), "keyids")
-            yield refused("A6", "TARGETS_KEY_IN_DELEGATED_ROLE", path, message)
+            yield refused("R9", "TARGETS_KEY_IN_DELEGATED_ROLE", path, message)
 
 
 def _listed(payload: Payload, role: str) -> dict[str, str]:

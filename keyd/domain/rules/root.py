@@ -61,7 +61,9 @@ def _check_keys(payload: Payload, view: RepositoryView) -> Iterator[Finding]:
 
 def _check_reachable(payload: Payload, view: RepositoryView) -> Iterator[Finding]:
     """R7 (TUF 5.3.4, 6.1): enough keys that are not known to be lost can still sign."""
-    old, own = trusted_root_set(view), own_root_set(payload)
+    # The intended set of root 1 equals its own, or `_check_intended` refuses.
+    old = trusted_root_set(view) if view.trusted_root is not None else None
+    own = own_root_set(payload)
     for keys, reason in ((old, "OLD_THRESHOLD_UNREACHABLE"), (own, "NEW_THRESHOLD_UNREACHABLE")):
         if keys is None:
             continue

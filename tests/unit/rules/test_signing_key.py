@@ -32,6 +32,7 @@ from tests.unit.rules.world import (
     targets,
     timestamp,
     view,
+    warnings,
 )
 
 PROJECTS = ("targets", payload(delegating(3, delegation("projects", "d1", paths=["a"]))))
@@ -162,6 +163,14 @@ def test_the_targets_key_is_given_no_delegated_role() -> None:
     assert refusals(judgement) == ["TARGETS_KEY_IN_DELEGATED_ROLE"]
     assert judgement.findings[0].pointer == f"/delegations/keys/{keyid('t1')}"
     assert judgement.findings[0].details == {}
+
+
+def test_imported_repositories_may_list_it_but_not_sign_with_it() -> None:
+    listing_it = ask(PROJECTS_BY_T1, view("targets", imported=True), "t1")
+    assert (refusals(listing_it), warnings(listing_it)) == ([], ["TARGETS_KEY_IN_DELEGATED_ROLE"])
+    delegators = (("targets", payload(PROJECTS_BY_T1)),)
+    signing = ask(targets(), view("projects", imported=True, delegators=delegators), "t1")
+    assert refusals(signing) == ["TARGETS_KEY_IN_DELEGATED_ROLE"]
 
 
 def test_delegations_hold_no_key_of_another_repository() -> None:
