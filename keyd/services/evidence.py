@@ -68,7 +68,7 @@ def gather(
         snapshot=trusted(view, repository.name, "snapshot"),
         targets=trusted(view, repository.name, "targets"),
         role_rules=_rules_set(view, repository.name, role.name),
-        known=_known(view, repository.name, role.name, payload),
+        known=_known(view, role, payload),
         foreign_material=_foreign(view, repository.name, listed),
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
         delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
@@ -140,10 +140,9 @@ def _rules_set(view: View, repository: str, role: str) -> Mapping[str, RoleRules
     return {found.name: found.rules for found in recorded if found and found.rules}
 
 
-def _known(
-    view: View, repository: str, role: str, payload: Payload
-) -> Mapping[tuple[str, int], KnownVersion]:
-    wanted = (*references(payload), (role, payload.signed["version"]))
+def _known(view: View, role: Role, payload: Payload) -> Mapping[tuple[str, int], KnownVersion]:
+    before = trusted(view, role.repository, "snapshot") if role.name == "snapshot" else None
+    wanted = (*references(payload, before), (role.name, payload.signed["version"]))
     return {
         named: KnownVersion(
             role=record.role,
@@ -152,7 +151,7 @@ def _known(
             accepted=record.accepted,
             file=record.file,
         )
-        for named, record in view.versions(repository, wanted).items()
+        for named, record in view.versions(role.repository, wanted).items()
     }
 
 

@@ -1,0 +1,191 @@
+"""Metadata published elsewhere: verified, remembered, and never allowed to contradict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyd.domain import canonical, metadata_file, public_keys
+from keyd.domain.keys import KeySpec, Scheme
+from keyd.errors import NotAllowed, PolicyViolation
+from keyd.services.imports import Imported, import_metadata
+from keyd.services.registration import register
+from keyd.services.repositories import state
+from keyd.services.world import World
+from tests.fakes import PrivateKey, new_private_key, public_der, sign_with
+from tests.worlds import ADMIN, SIGNER, Author, active_author, existing_repository, open_world
+
+Signed = dict[str, Any]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return open_world(tmp_path)
+
+
+def file_of(author: Author, role: str, signed: Signed, *keys: str) -> bytes:
+    """The published file: every signature from the daemon."""
+    signatures = []
+    for key in keys:
+        released = author.sign(key, role, signed)
+        assert released.key is not None
+        keyid, _ = public_keys.tuf_key(released.key.public_der, released.key.scheme)
+        signatures.append({"keyid": keyid, "sig": released.signature.hex()})
+    return json.dumps({"signatures": signatures, "signed": signed}).encode()
+
+
+def import_one(world: World, role: str, content: bytes) -> Imported:
+    return import_metadata(world, SIGNER, repository="demo", files=[(role, content)])[0]
+
+
+def reasons(imported: Imported) -> set[str]:
+    return {finding.reason for finding in imported.findings}
+
+
+def test_file_facts_of_own_metadata_become_known_and_are_enforced(world: World) -> None:
+    author = active_author(world)
+    targets = file_of(author, "targets", author.targets(2), "targets")
+    facts = metadata_file.facts_of(targets)
+    snapshot = author.snapshot(2, targets=2)
+    snapshot["meta"]["targets.json"] |= {"length": facts.length, "hashes": {"sha256": "0" * 64}}
+    unchecked = author.sign("snapshot", "snapshot", {**snapshot, "version": 2})
+    assert "HASHES_UNCHECKED" in {warning.reason for warning in unchecked.warnings}
+    assert import_one(world, "targets", targets).recorded
+    snapshot["meta"]["targets.json"]["hashes"] = {"sha256": "1" * 64}
+    with pytest.raises(PolicyViolation) as refused:
+        author.sign("snapshot", "snapshot", {**snapshot, "version": 3})
+    assert refused.value.reason == "TARGETS_REFERENCE_MISMATCH"
+    snapshot["meta"]["targets.json"]["hashes"] = {"sha256": facts.hashes["sha256"]}
+    checked = author.sign("snapshot", "snapshot", {**snapshot, "version": 3})
+    assert checked.warnings == ()
+
+
+def test_threshold_is_verified(world: World) -> None:
+    author = active_author(world)
+    signed = author.targets(7)
+    imported = import_one(
+        world, "targets", json.dumps({"signatures": [], "signed": signed}).encode()
+    )
+    assert (imported.recorded, reasons(imported)) == (False, {"SIGNATURES_MISSING"})
+    wrong = file_of(author, "timestamp", author.timestamp(2), "timestamp")
+    assert reasons(import_one(world, "targets", wrong)) == {"ROLE_MISMATCH"}
+
+
+def test_forged_file_is_refused(world: World) -> None:
+    author = active_author(world)
+    document = json.loads(file_of(author, "targets", author.targets(2), "targets"))
+    document["signed"]["version"] = 3
+    imported = import_one(world, "targets", json.dumps(document).encode())
+    assert (imported.recorded, reasons(imported)) == (False, {"SIGNATURES_MISSING"})
+
+
+class ForeignRepository:
+    """A repository signed outside keyd, to be registered."""
+
+    def __init__(self) -> None:
+        names = ("root-a", "root-b", "targets", "snapshot", "timestamp")
+        self.private: dict[str, PrivateKey] = {
+            name: new_private_key(KeySpec(Scheme.ECDSA_P256)) for name in names
+        }
+
+    def keyid(self, name: str) -> str:
+        return public_keys.tuf_key(public_der(self.private[name]), Scheme.ECDSA_P256)[0]
+
+    def file(self, signed: Signed, *names: str) -> bytes:
+        raw = canonical.encode(signed)
+        signatures = [
+            {
+                "keyid": self.keyid(name),
+                "sig": sign_with(self.private[name], Scheme.ECDSA_P256, raw).hex(),
+            }
+            for name in names
+        ]
+        return json.dumps({"signed": signed, "signatures": signatures}, indent=1).encode()
+
+    def root(self, version: int) -> Signed:
+        ders = {name: public_der(private) for name, private in self.private.items()}
+        keys = dict(public_keys.tuf_key(der, Scheme.ECDSA_P256) for der in ders.values())
+        listed = {
+            "root": ["root-a", "root-b"],
+            **{role: [role] for role in ("targets", "snapshot", "timestamp")},
+        }
+        return {
+            "_type": "root",
+            "spec_version": "1.0.0",
+            "version": version,
+            "expires": "2031-01-01T00:00:00Z",
+            "consistent_snapshot": True,
+            "keys": keys,
+            "roles": {
+                role: {"keyids": [self.keyid(name) for name in names], "threshold": 1}
+                for role, names in listed.items()
+            },
+        }
+
+    def timestamp(self, version: int) -> Signed:
+        return {
+            "_type": "timestamp",
+            "spec_version": "1.0.0",
+            "version": version,
+            "expires": "2030-06-02T00:00:00Z",
+            "meta": {"snapshot.json": {"version": 1}},
+        }
+
+
+def test_registered_roots_are_a_verified_chain(world: World) -> None:
+    foreign = ForeignRepository()
+    roots = [foreign.file(foreign.root(4), "root-a"), foreign.file(foreign.root(5), "root-b")]
+    repository, warnings = register(world, ADMIN, name="demo", root_files=roots, development=False)
+    assert (repository.state, repository.imported) == ("ACTIVE", True)
+    assert "THRESHOLD_BELOW_FLOOR" in {warning.reason for warning in warnings}
+    summary = state(world, SIGNER, "demo")
+    assert {r.role: r.trusted_version for r in summary.roles}["root"] == 5
+
+
+@pytest.mark.parametrize(
+    ("versions", "signers", "reason"),
+    [
+        ((4, 6), ("root-a", "root-a"), "ROOT_VERSION_GAP"),
+        ((4, 5), ("root-a", "targets"), "SIGNATURES_MISSING"),
+        ((4,), ("targets",), "SIGNATURES_MISSING"),
+    ],
+)
+def test_broken_chain_registers_nothing(
+    world: World, versions: tuple[int, ...], signers: tuple[str, ...], reason: str
+) -> None:
+    foreign = ForeignRepository()
+    pairs = zip(versions, signers, strict=True)
+    roots = [foreign.file(foreign.root(version), signer) for version, signer in pairs]
+    with pytest.raises(PolicyViolation) as refused:
+        register(world, ADMIN, name="demo", root_files=roots, development=False)
+    assert refused.value.reason == reason
+    assert world.ledger.read(lambda view: view.repository("demo")) is None
+
+
+def test_registering_is_for_the_local_administrator(world: World) -> None:
+    foreign = ForeignRepository()
+    with pytest.raises(NotAllowed):
+        register(
+            world,
+            SIGNER,
+            name="demo",
+            root_files=[foreign.file(foreign.root(1), "root-a")],
+            development=False,
+        )
+
+
+def test_import_raises_marks_and_contradictions_are_refused(world: World) -> None:
+    foreign = ForeignRepository()
+    root = foreign.file(foreign.root(1), "root-a")
+    register(world, ADMIN, name="demo", root_files=[root], development=False)
+    stamped = import_one(world, "timestamp", foreign.file(foreign.timestamp(40), "timestamp"))
+    assert (stamped.recorded, stamped.raised_mark) == (True, True)
+    twin = {**foreign.timestamp(40), "expires": "2030-06-03T00:00:00Z"}
+    refused = import_one(world, "timestamp", foreign.file(twin, "timestamp"))
+    assert reasons(refused) == {"VERSION_ALREADY_SIGNED_DIFFERENTLY"}
+    again = import_one(world, "timestamp", foreign.file(foreign.timestamp(40), "timestamp"))
+    assert (again.recorded, again.raised_mark) == (True, False)
+    assert existing_repository(world, "demo").imported
