@@ -34,7 +34,7 @@ def references(payload: Payload, trusted: Payload | None = None) -> tuple[tuple[
     With `trusted`, the payload of the same role accepted before, only new and changed entries: the
     rules look at no others.
     """
-    before = trusted.signed["meta"] if trusted is not None else {}
+    before = trusted.signed.get("meta", {}) if trusted is not None else {}
     return tuple(
         (role_of(name), entry["version"])
         for name, entry in payload.signed.get("meta", {}).items()
