@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from keyd_client.client import Client as Client
     from keyd_client.errors import KeydClientError as KeydClientError
     from keyd_client.profile import Profile as Profile
+    from keyd_client.repository import KeydRepository as KeydRepository
+    from keyd_client.repository import RoleKeys as RoleKeys
     from keyd_client.signer import KeydSigner as KeydSigner
     from keyd_client.signer import register as register
 
@@ -24,8 +26,10 @@ _HOME = {
     "BatchOutcome": "batch",
     "Client": "client",
     "KeydClientError": "errors",
+    "KeydRepository": "repository",
     "KeydSigner": "signer",
     "Profile": "profile",
+    "RoleKeys": "repository",
     "register": "signer",
     "sign_metadata_batch": "batch",
 }
@@ -33,8 +37,10 @@ __all__ = [
     "BatchOutcome",
     "Client",
     "KeydClientError",
+    "KeydRepository",
     "KeydSigner",
     "Profile",
+    "RoleKeys",
     "register",
     "sign_metadata_batch",
 ]

@@ -46,6 +46,7 @@ ONCE_ONLY = {
     "RegisterRepository": "RepositoryService",
     "SetRoleRules": "RepositoryService",
 }
+_PATIENCE_S = 10.0
 _RETRY = {
     "maxAttempts": 5,
     "initialBackoff": "0.1s",
@@ -116,14 +117,15 @@ class Connection:
     ) -> R:
         """Make a unary call within `timeout_s` (None: the profile's), retries included.
 
-        gRPC retries UNAVAILABLE by itself; where the daemon still says when to come again
-        (RetryInfo) and there is time left, this waits and repeats the very same request.
+        gRPC retries UNAVAILABLE by itself, five times; where the daemon still says when to come
+        again (RetryInfo), this waits and repeats the very same request, for ten seconds at most.
         Raises: KeydClientError.
         """
         repeatable = request.DESCRIPTOR.name.removesuffix("Request") not in ONCE_ONLY
         with self.lease() as opened:
             limit = timeout_s or opened.profile.timeout_s
-            ends = time.monotonic() + limit
+            began = time.monotonic()
+            ends, patience_ends = began + limit, began + min(limit, _PATIENCE_S)
             while True:
                 try:
                     call = method(opened.channel)
@@ -132,7 +134,7 @@ class Connection:
                     error = from_rpc_error(failure, opened.profile.target, limit)
                     pause = error.retry_after_s
                     waiting = repeatable and isinstance(error, BackendUnavailable)
-                    if not waiting or pause is None or time.monotonic() + pause >= ends:
+                    if not waiting or pause is None or time.monotonic() + pause >= patience_ends:
                         raise error from failure
                     threading.Event().wait(pause)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -17,6 +18,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError, VerificationEr
 from securesystemslib.signer import Key, Signature
 
 from keyd_client.errors import AnswerMismatch, InvalidRequest
+from keyd_client.messages import Key as KeyMessage
 
 
 class Released(Protocol):
@@ -53,6 +55,20 @@ def fingerprint(key: Key) -> bytes:
         raise InvalidRequest(
             "KEY_UNDECODABLE", f"key {key.keyid} has no readable public key: import it again"
         ) from error
+
+
+def public_key(found: KeyMessage) -> Key:
+    """The securesystemslib key that a key message describes.
+
+    Raises: AnswerMismatch if the message describes two.
+    """
+    # Canonical JSON keeps the line feeds of PEM raw; a strict parser refuses them.
+    key = Key.from_dict(found.tuf_keyid, json.loads(found.tuf_key_json, strict=False))
+    if fingerprint(key) != found.key_sha256:
+        raise AnswerMismatch(
+            "KEY_MISMATCH", f"the daemon describes two keys as {found.name}: tell its operator"
+        )
+    return key
 
 
 def check_digest(sent: bytes, echoed: bytes, what: str) -> None:

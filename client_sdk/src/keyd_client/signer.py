@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from securesystemslib.signer import (
 )
 
 from keyd_client import uri
-from keyd_client.errors import AnswerMismatch, ChangeNotConfirmed, InvalidRequest, NotAllowed
+from keyd_client.errors import ChangeNotConfirmed, InvalidRequest, NotAllowed
 
 if TYPE_CHECKING:
     from keyd_client.client import Client
@@ -44,7 +43,8 @@ class KeydSigner(Signer):
         self._role = ""
         self._confirmed_change = b""
         self._confirm: Confirm | None = None
-        self._opaque: bool | None = None
+        # Shared with the copies that `for_role` makes: asked once for all of them.
+        self._content: dict[str, str] = {}
 
     def __repr__(self) -> str:
         role = f" for {self._repository}/{self._role}" if self._role else ""
@@ -60,13 +60,7 @@ class KeydSigner(Signer):
         from keyd_client.client import shared_client  # noqa: PLC0415 - gRPC only once it is needed
 
         name = str(uri.parse(f"{uri.SCHEME}:{profile}/{key}"))
-        found = shared_client(profile).keys.get(key)
-        public_key = Key.from_dict(found.tuf_keyid, json.loads(found.tuf_key_json))
-        if echo.fingerprint(public_key) != found.key_sha256:
-            raise AnswerMismatch(
-                "KEY_MISMATCH", f"the daemon describes two keys as {key}: tell its operator"
-            )
-        return name, public_key
+        return name, echo.public_key(shared_client(profile).keys.get(key))
 
     @classmethod
     def from_priv_key_uri(
@@ -146,14 +140,14 @@ class KeydSigner(Signer):
 
         Who may not ask takes the key for a TUF key; if it is none, the daemon refuses and says so.
         """
-        if self._opaque is None:
+        if self._key not in self._content:
             from keyd_client.messages import label  # noqa: PLC0415
 
             try:
-                self._opaque = label(client.keys.get(self._key), "content") == "OPAQUE"
+                self._content[self._key] = label(client.keys.get(self._key), "content")
             except NotAllowed:
-                self._opaque = False
-        return self._opaque
+                self._content[self._key] = ""
+        return self._content[self._key] == "OPAQUE"
 
     def _sign_metadata(
         self, client: Client, payload: bytes, fingerprint: bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, cast
 
@@ -23,6 +24,7 @@ M = TypeVar("M", bound=Message)
 
 _DOMAIN = "keyd"
 _DETAILS = "grpc-status-details-bin"
+_FURTHER = re.compile(r" \(and \d+ more findings?\)$")
 _BY_CODE: Mapping[int, type[KeydClientError]] = {
     Code.INVALID_ARGUMENT: errors.InvalidRequest,
     Code.OUT_OF_RANGE: errors.InvalidRequest,
@@ -66,9 +68,11 @@ def from_status(status: Status) -> KeydClientError:
     info = next(iter(_unpack(status, ErrorInfo)), ErrorInfo())
     reason = info.reason if info.domain == _DOMAIN else ""
     retries = [retry.retry_delay for retry in _unpack(status, RetryInfo)]
+    # The daemon counts further findings; the error's line names them.
+    message = _FURTHER.sub("", status.message.removeprefix(f"{reason}: "))
     return _kind(status.code, reason)(
         reason or Code.Name(status.code),
-        status.message.removeprefix(f"{reason}: "),
+        message,
         findings=_findings(status),
         details=dict(info.metadata),
         retry_after_s=retries[0].ToTimedelta().total_seconds() if retries else None,
@@ -91,7 +95,8 @@ def _findings(status: Status) -> Iterator[Finding]:
             yield Finding(field.reason, field.field, field.description)
     for failure in _unpack(status, PreconditionFailure):
         for violation in failure.violations:
-            yield Finding(violation.type, violation.subject, violation.description)
+            reason, _, message = violation.description.partition(": ")
+            yield Finding(reason, violation.subject, message, violation.type)
 
 
 def _unpack(status: Status, kind: type[M]) -> Iterator[M]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, PreconditionFailure, RetryInfo
 from google.rpc.status_pb2 import Status
+from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 
 from keyd_client.echo import fingerprint
@@ -125,7 +125,7 @@ class ScriptedDaemon:
             else keys_pb2.KEY_CONTENT_TUF,
             key_sha256=fingerprint(public),
             tuf_keyid=public.keyid,
-            tuf_key_json=json.dumps(public.to_dict()),
+            tuf_key_json=encode_canonical(public.to_dict()) or "",
         )
         return keys_pb2.GetKeyResponse(key=key)
 
@@ -183,7 +183,7 @@ class Refusal(Exception):
         message: str,
         *,
         retry_s: float | None = None,
-        violations: tuple[tuple[str, str], ...] = (),
+        violations: tuple[tuple[str, str, str], ...] = (),
         **metadata: str,
     ) -> None:
         details: list[Any] = [ErrorInfo(reason=reason, domain="keyd", metadata=metadata)]
@@ -195,8 +195,10 @@ class Refusal(Exception):
             details.append(
                 PreconditionFailure(
                     violations=[
-                        PreconditionFailure.Violation(type=kind, subject=pointer, description="no")
-                        for kind, pointer in violations
+                        PreconditionFailure.Violation(
+                            type=rule, subject=pointer, description=f"{kind}: mend it: so"
+                        )
+                        for rule, kind, pointer in violations
                     ]
                 )
             )

@@ -74,16 +74,19 @@ def test_all_findings_come_along_and_are_named_in_the_line(
         Refusal(
             grpc.StatusCode.FAILED_PRECONDITION,
             "EXPIRED",
-            "expires is past: set a later one",
-            violations=(("EXPIRED", "/expires"), ("VERSION_NOT_INCREASING", "/version")),
+            "expires is past: set a later one (and 1 more finding)",
+            violations=(
+                ("A5", "EXPIRED", "/expires"),
+                ("A7", "VERSION_NOT_INCREASING", "/version"),
+            ),
         )
     )
     with pytest.raises(errors.PolicyViolation) as raised:
         client.sign_metadata("root-1", b"{}")
-    assert [(f.reason, f.pointer) for f in raised.value.findings] == [
-        ("EXPIRED", "/expires"),
-        ("VERSION_NOT_INCREASING", "/version"),
-    ]
+    assert raised.value.findings == (
+        errors.Finding("EXPIRED", "/expires", "mend it: so", "A5"),
+        errors.Finding("VERSION_NOT_INCREASING", "/version", "mend it: so", "A7"),
+    )
     assert str(raised.value) == (
         "EXPIRED: expires is past: set a later one (also: VERSION_NOT_INCREASING at /version)"
     )

@@ -1,0 +1,93 @@
+"""A TUF repository as files: names by TUF 6.2.1, every file whole or not there at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from keyd_client.errors import AlreadyExists, InvalidRequest
+
+_VERSIONED = re.compile(r"(\d+)\.(.+)\.json", re.DOTALL)
+_TIMESTAMP = "timestamp"
+
+
+class RepositoryStore:
+    """`directory`/metadata and `directory`/targets with consistent snapshots.
+
+    Versioned files are never overwritten with other content. One process writes at a time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.metadata = directory / "metadata"
+        self.targets = directory / "targets"
+        for folder in (self.metadata, self.targets):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._newest: dict[str, int] = {}
+        for path in self.metadata.iterdir():
+            if match := _VERSIONED.fullmatch(path.name):
+                self._saw(match[2], int(match[1]))
+
+    def read(self, role: str) -> bytes | None:
+        """The newest file of a role; None if there is none."""
+        if role not in self._newest and role != _TIMESTAMP:
+            return None
+        try:
+            return self._path(role, self._newest.get(role, 0)).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, role: str, version: int, content: bytes) -> None:
+        """Publish one metadata file. Raises: AlreadyExists if the version has other content."""
+        path = self._path(role, version)
+        if role != _TIMESTAMP and path.exists():
+            if path.read_bytes() != content:
+                raise AlreadyExists(
+                    "FILE_EXISTS", f"{path} is published with other content: keep it"
+                )
+            return
+        _write(path, content)
+        if role != _TIMESTAMP:
+            self._saw(role, version)
+
+    def write_target(self, path: str, sha256: str, content: bytes | Path) -> None:
+        """Publish a target file (its content, or a file to copy) under its name by hash."""
+        folder, _, name = path.rpartition("/")
+        file = self.targets / folder / f"{sha256}.{name}"
+        if not file.resolve().is_relative_to(self.targets.resolve()):
+            raise InvalidRequest("TARGET_PATH_UNSAFE", f"{path!r} leads out of the repository")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, content)
+
+    def _saw(self, role: str, version: int) -> None:
+        self._newest[role] = max(version, self._newest.get(role, 0))
+
+    def _path(self, role: str, version: int) -> Path:
+        if not role or "/" in role or "\0" in role:
+            raise InvalidRequest("ROLE_NAME_UNSAFE", f"{role!r} cannot be part of a file name")
+        name = f"{role}.json" if role == _TIMESTAMP else f"{version}.{role}.json"
+        return self.metadata / name
+
+
+def _write(path: Path, content: bytes | Path) -> None:
+    """Write through a temporary file; when this returns, the file survives a power cut."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".keyd-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as source:
+                shutil.copyfileobj(source, file)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
