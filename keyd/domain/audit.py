@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
 
 class Event(StrEnum):
     """What an entry reports. Stable names, documented in docs/reference/audit-log.md."""
@@ -59,9 +61,7 @@ class Entry:
             "principal": self.principal,
             "request_id": self.request_id,
         }
-        return json.dumps(
-            document, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        ).encode()
+        return _encode(document).encode()
 
 
 @dataclass(frozen=True)

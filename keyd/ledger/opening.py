@@ -1,0 +1,184 @@
+"""Opening a ledger: refuse what is missing, damaged, foreign or newer; compare with the anchor."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from keyd.domain import merkle
+from keyd.errors import KeydError, NotFound, StateCorrupt
+from keyd.ledger import anchor as anchors
+from keyd.ledger.codec import corrupt
+from keyd.ledger.create import ANCHOR_SETTING, LOCK, check_apart
+from keyd.ledger.database import DATABASE, connect_writer, translate
+from keyd.ledger.directory import Lock, check_directory, check_file, check_file_if_there
+from keyd.ledger.gap import Refusal, compare
+from keyd.ledger.group_commit import STALL_S
+from keyd.ledger.log import StoredLog
+from keyd.ledger.marks import Mark, Marks
+from keyd.ledger.readers import Readers
+from keyd.ledger.schema import check_version, migrate, migrations
+from keyd.ledger.sqlite import SqliteLedger
+from keyd.ledger.view import SqliteView
+from keyd.ledger.writer import Writer
+
+_MARKS = """
+SELECT role.repository, role.name, role.epoch, role.high_water,
+    coalesce(held.digest, known.digest, '')
+FROM roles AS role
+LEFT JOIN reservations AS held
+    ON held.repository = role.repository AND held.role = role.name AND held.epoch = role.epoch
+    AND held.version = role.high_water AND held.state <> 'VOIDED'
+LEFT JOIN versions AS known
+    ON known.repository = role.repository AND known.role = role.name
+    AND known.epoch = role.epoch AND known.version = role.high_water
+WHERE role.high_water > 0
+UNION ALL
+SELECT repository, role, epoch, last, digest FROM lost_versions
+"""
+
+
+def open_ledger(
+    directory: Path, *, anchor: Path | None = None, stall_s: float = STALL_S
+) -> SqliteLedger:
+    """Open an existing ledger for this process alone.
+
+    A ledger that is behind its anchor, or whose recorded anchor is missing, damaged or foreign, can
+    be read; `refusal()` says why it cannot be written. `stall_s`: how long the disk may keep
+    silent before callers are refused.
+
+    Raises: NotFound (LEDGER_MISSING), BackendUnavailable (LEDGER_IN_USE, ANCHOR_IN_USE), NotAllowed
+    (STATE_PATH_UNSAFE), StateCorrupt (LEDGER_CORRUPT, LEDGER_FOREIGN, LEDGER_SCHEMA_NEWER),
+    InvalidRequest (ANCHOR_NOT_APART), OSError.
+    """
+    check_apart(directory, anchor)
+    lock = lock_ledger(directory)
+    try:
+        prepare(directory / DATABASE, migrations())
+        held, refusal = _anchor(directory / DATABASE, anchor)
+        writer = _writer(directory / DATABASE, held)
+    except sqlite3.Error as error:
+        lock.release()
+        raise translate(error) from error
+    except BaseException:
+        lock.release()
+        raise
+    return SqliteLedger(writer, Readers(directory / DATABASE), lock, refusal, stall_s)
+
+
+def _writer(path: Path, anchor: anchors.Anchor | None) -> Writer:
+    try:
+        return Writer(path, anchor)
+    except BaseException:
+        if anchor is not None:
+            anchor.close()
+        raise
+
+
+def lock_ledger(directory: Path) -> Lock:
+    """Own the ledger in `directory`, after checking who may touch it. Raises: as `open_ledger`."""
+    path = directory / DATABASE
+    if not directory.is_symlink() and not path.is_symlink() and not path.exists():
+        raise NotFound(
+            "LEDGER_MISSING",
+            f"there is no ledger in {directory}; restore it, or make the first one with keyd init",
+        )
+    check_directory(directory)
+    lock = Lock(directory / LOCK, "LEDGER_IN_USE")
+    try:
+        check_file(path)
+        check_file_if_there(path.with_name(f"{DATABASE}-wal"))
+        check_file_if_there(path.with_name(f"{DATABASE}-shm"))
+    except KeydError:
+        lock.release()
+        raise
+    return lock
+
+
+def prepare(path: Path, steps: Sequence[str]) -> None:
+    """Check what the file is and bring its schema up to date.
+
+    Raises: StateCorrupt (LEDGER_CORRUPT, LEDGER_FOREIGN, LEDGER_SCHEMA_NEWER), sqlite3.Error.
+    """
+    connection = connect_writer(path)
+    try:
+        done = check_version(connection, known=len(steps))
+        migrate(connection, steps, done)
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            raise corrupt("the ledger is not in WAL mode")
+    finally:
+        connection.close()
+
+
+def _anchor(path: Path, directory: Path | None) -> tuple[anchors.Anchor | None, Refusal | None]:
+    """The anchor to write to, or why there is none and nothing may be written."""
+    connection = connect_writer(path)
+    try:
+        view = SqliteView(connection, StoredLog(connection))
+        recorded = view.setting(ANCHOR_SETTING)
+        if directory is None:
+            return None, _missing(f"the one in {recorded} is not configured") if recorded else None
+        held, refusal = _open_anchor(connection, view, directory, bool(recorded))
+        if held is not None and recorded != str(directory):
+            connection.execute(
+                "INSERT INTO settings VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (ANCHOR_SETTING, str(directory)),
+            )
+        return held, refusal
+    finally:
+        connection.close()
+
+
+def _open_anchor(
+    connection: sqlite3.Connection, view: SqliteView, directory: Path, expected: bool
+) -> tuple[anchors.Anchor | None, Refusal | None]:
+    lock = anchors.lock(directory)
+    try:
+        refusal = _look(connection, view, directory, expected)
+        if refusal is None:
+            return anchors.Anchor(directory, current_state(connection, view), lock), None
+    except BaseException:
+        lock.release()
+        raise
+    lock.release()
+    return None, refusal
+
+
+def _look(
+    connection: sqlite3.Connection, view: SqliteView, directory: Path, expected: bool
+) -> Refusal | None:
+    if not anchors.exists(directory):
+        return _missing(f"{directory} holds none") if expected else None
+    try:
+        return compare(anchors.load(directory), view, StoredLog(connection))
+    except StateCorrupt as error:
+        if error.reason != "ANCHOR_CORRUPT":
+            raise
+        return Refusal(error.reason, error.message)
+
+
+def _missing(where: str) -> Refusal:
+    return Refusal(
+        "ANCHOR_MISSING",
+        f"this ledger has an anchor, but {where}; without it nobody can tell whether the ledger is "
+        "the newest one: bring the anchor back, or run keyd ledger repair --replace-anchor",
+    )
+
+
+def current_state(connection: sqlite3.Connection, view: SqliteView) -> anchors.AnchorState:
+    """What an anchor of the ledger as it is now has to know."""
+    log = StoredLog(connection)
+    size = log.size()
+    marks = Marks()
+    for row in connection.execute(_MARKS).fetchall():
+        marks.rise(Mark(*row))
+    checkpoint = view.checkpoint()
+    return anchors.AnchorState(
+        ledger_id=view.identity().ledger_id,
+        size=size,
+        root=merkle.root_at(log.subtree, size),
+        marks=marks,
+        checkpoint="" if checkpoint is None else checkpoint.note,
+    )

@@ -1,0 +1,255 @@
+"""Writing the ledger through the one writing connection: the `Transaction` port."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+
+from keyd.domain import merkle
+from keyd.domain.audit import Checkpoint, Entry
+from keyd.domain.checkpoint import parse_checkpoint
+from keyd.domain.keys import Key
+from keyd.domain.records import (
+    Delegation,
+    Intent,
+    OpaqueSignature,
+    PinAttempt,
+    Repository,
+    RequestRecord,
+    Role,
+    TokenIdentity,
+)
+from keyd.errors import AlreadyExists, StateCorrupt
+from keyd.ledger import codec
+from keyd.ledger.codec import time_text
+from keyd.ledger.log import StoredLog
+from keyd.ledger.marks import Mark
+from keyd.ledger.versions import VersionWriting
+
+_PUT_ROLE = """
+INSERT INTO roles VALUES (:repository, :name, :epoch,
+    max(:high_water, coalesce((SELECT max(last) FROM lost_versions WHERE repository = :repository
+        AND role = :name AND epoch = :epoch), 0)),
+    :trusted_version, :trusted_digest, :rules, 1)
+ON CONFLICT (repository, name) DO UPDATE SET epoch = excluded.epoch,
+    high_water = excluded.high_water, trusted_version = excluded.trusted_version,
+    trusted_digest = excluded.trusted_digest, rules = excluded.rules, revision = revision + 1
+"""
+
+
+class SqliteTransaction(VersionWriting):
+    """One group's transaction; `note` is the checkpoint it stores, for the anchor."""
+
+    note = ""
+
+    def append(self, entry: Entry) -> int:
+        return self._pending.append(entry)
+
+    def put_setting(self, name: str, value: str) -> None:
+        self._execute(
+            "INSERT INTO settings VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
+    # --- keys ---------------------------------------------------------------------------------
+
+    def put_key(self, key: Key) -> None:
+        """Insert, or update the state; all else of a key is for ever.
+
+        Raises: AlreadyExists (KEY_EXISTS) when the name, the key material or the place on the
+        token is another key's.
+        """
+        found = self.key(key.name)
+        if found is None:
+            self._insert_key(key)
+        elif replace(found, state=key.state) == key:
+            self._execute("UPDATE keys SET state = ? WHERE name = ?", (key.state.value, key.name))
+        else:
+            raise AlreadyExists("KEY_EXISTS", f"another key is named {key.name!r}; choose a name")
+
+    def _insert_key(self, key: Key) -> None:
+        try:
+            self._execute(
+                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                codec.key_row(key),
+            )
+        except sqlite3.IntegrityError as error:
+            raise AlreadyExists(
+                "KEY_EXISTS",
+                f"key {key.name!r} is the same key pair, or lies at the same place of token "
+                f"{key.token!r}, as a key that is registered already",
+            ) from error
+
+    def claim_material(self, fingerprint: str, repository: str, use: str) -> str:
+        found = self.material(fingerprint)
+        if found is None:
+            self._execute(
+                "INSERT INTO material VALUES (?, ?, ?)",
+                (fingerprint, repository, codec.uses_text([use])),
+            )
+            return repository
+        if found.repository == repository and use not in found.uses:
+            self._execute(
+                "UPDATE material SET uses = ? WHERE fingerprint = ?",
+                (codec.uses_text({*found.uses, use}), fingerprint),
+            )
+        return found.repository
+
+    def put_delegations(
+        self, repository: str, delegator: str, delegations: Sequence[Delegation]
+    ) -> None:
+        # Thousands of bins rarely change at once: write the difference only.
+        before = set(
+            self._execute(
+                "SELECT role, bit_length, fingerprint FROM delegations "
+                "WHERE repository = ? AND delegator = ?",
+                (repository, delegator),
+            ).fetchall()
+        )
+        after = {(d.role, d.bit_length, d.fingerprint) for d in delegations}
+        self._connection.executemany(
+            "DELETE FROM delegations WHERE repository = ? AND delegator = ? AND role = ? "
+            "AND bit_length = ? AND fingerprint = ?",
+            [(repository, delegator, *row) for row in before - after],
+        )
+        self._connection.executemany(
+            "INSERT INTO delegations VALUES (?, ?, ?, ?, ?)",
+            [(repository, delegator, *row) for row in after - before],
+        )
+
+    # --- repositories and roles ---------------------------------------------------------------
+
+    def put_repository(self, repository: Repository) -> None:
+        intended = repository.intended_root
+        self._execute(
+            "INSERT INTO repositories VALUES (?, ?, ?, ?, ?, ?, 1) "
+            "ON CONFLICT (name) DO UPDATE SET state = excluded.state, "
+            "development = excluded.development, imported = excluded.imported, "
+            "intended_root = excluded.intended_root, revision = revision + 1",
+            (
+                repository.name,
+                repository.state.value,
+                repository.development,
+                repository.imported,
+                time_text(repository.created_at),
+                None if intended is None else codec.key_sets_text([intended]),
+            ),
+        )
+
+    def put_role(self, role: Role) -> None:
+        """Marks and epochs only rise (else LEDGER_INVARIANT); a new role starts above lost ones."""
+        self._execute(
+            _PUT_ROLE,
+            {
+                "repository": role.repository,
+                "name": role.name,
+                "epoch": role.epoch,
+                "high_water": role.high_water,
+                "trusted_version": role.trusted_version,
+                "trusted_digest": role.trusted_digest,
+                "rules": None if role.rules is None else codec.rules_text(role.rules),
+            },
+        )
+        self._execute(
+            "UPDATE repositories SET revision = revision + 1 WHERE name = ?", (role.repository,)
+        )
+        if role.high_water:
+            self.marks.append(Mark(role.repository, role.name, role.epoch, role.high_water, ""))
+
+    # --- requests and token calls -------------------------------------------------------------
+
+    def put_request(self, record: RequestRecord) -> None:
+        self._execute(
+            "INSERT INTO requests VALUES (?, ?, ?, ?, ?) ON CONFLICT (principal, request_id) "
+            "DO UPDATE SET body_digest = excluded.body_digest, outcome = excluded.outcome, "
+            "at = excluded.at",
+            (
+                record.principal,
+                record.request_id,
+                record.body_digest,
+                record.outcome,
+                time_text(record.at),
+            ),
+        )
+
+    def put_opaque(self, record: OpaqueSignature) -> None:
+        """Insert, or add the signature; a recorded signature stays."""
+        self._execute(
+            "INSERT INTO opaque_signatures VALUES (?, ?, ?, ?, ?) ON CONFLICT (key, digest) "
+            "DO UPDATE SET signature = excluded.signature, leaf = excluded.leaf, "
+            "made_at = excluded.made_at WHERE signature IS NULL",
+            (record.key, record.digest, record.signature, record.leaf, time_text(record.made_at)),
+        )
+
+    def put_intent(self, intent: Intent) -> None:
+        self._execute(
+            "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (leaf) DO UPDATE SET state = excluded.state",
+            (
+                intent.leaf,
+                intent.kind.value,
+                intent.key,
+                intent.subject,
+                intent.digest,
+                intent.state.value,
+            ),
+        )
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint of entries that are committed already.
+
+        Raises: StateCorrupt (LEDGER_INVARIANT) unless note, origin, size and root are this log's.
+        """
+        named = parse_checkpoint(checkpoint.note)
+        log = StoredLog(self._connection)
+        known = 0 < named.size <= log.size()
+        if (
+            named != checkpoint
+            or named.origin != self.identity().origin
+            or not known
+            or merkle.root_at(log.subtree, named.size) != named.root
+        ):
+            raise StateCorrupt(
+                "LEDGER_INVARIANT", f"the checkpoint of size {named.size} is not of this log"
+            )
+        self._execute(
+            "INSERT INTO checkpoints VALUES (?, ?, ?) "
+            "ON CONFLICT (size) DO UPDATE SET note = excluded.note",
+            (named.size, named.root, named.note),
+        )
+        self.note = named.note
+
+    # --- tokens -------------------------------------------------------------------------------
+
+    def put_token_identity(self, identity: TokenIdentity) -> None:
+        self._execute(
+            "INSERT INTO token_identities VALUES (?, ?, ?, ?, ?)",
+            (
+                identity.token,
+                identity.serial,
+                identity.label,
+                identity.manufacturer,
+                identity.model,
+            ),
+        )
+
+    def put_pin_attempt(self, attempt: PinAttempt | None, token: str) -> None:
+        self._execute("DELETE FROM pin_attempts WHERE token = ?", (token,))
+        if attempt is not None:
+            self._execute(
+                "INSERT INTO pin_attempts VALUES (?, ?, ?, ?, ?)",
+                (
+                    token,
+                    attempt.credential,
+                    attempt.rejected,
+                    time_text(attempt.at),
+                    codec.details_text(attempt.details),
+                ),
+            )
+
+    def put_quarantine(self, token: str, reason: str | None) -> None:
+        self._execute("DELETE FROM quarantines WHERE token = ?", (token,))
+        if reason is not None:
+            self._execute("INSERT INTO quarantines VALUES (?, ?)", (token, reason))

@@ -1,0 +1,276 @@
+"""Reading the ledger through one connection: the `View` port."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from keyd.domain.audit import Checkpoint, Leaf
+from keyd.domain.delegations import Succinct
+from keyd.domain.keys import Key
+from keyd.domain.records import (
+    Delegation,
+    Intent,
+    LedgerIdentity,
+    LostVersions,
+    Material,
+    OpaqueSignature,
+    PinAttempt,
+    Repository,
+    RequestRecord,
+    Reservation,
+    Role,
+    StoredSignature,
+    TokenIdentity,
+    VersionRecord,
+)
+from keyd.ledger import codec
+from keyd.ledger.codec import Row, corrupt, decode
+from keyd.ledger.log import PendingLog, StoredLog, ended
+
+T = TypeVar("T")
+
+_KEY = (
+    "SELECT name, token, cka_id, scheme, public_der, content, state, origin, created_at, rsa_bits, "
+    "fingerprint FROM keys"
+)
+_REPOSITORY = (
+    "SELECT name, state, development, imported, created_at, intended_root, revision "
+    "FROM repositories"
+)
+_ROLE = (
+    "SELECT repository, name, epoch, high_water, trusted_version, trusted_digest, rules, revision "
+    "FROM roles"
+)
+_RESERVATION = (
+    "SELECT repository, role, epoch, version, digest, required, state, leaf, created_at "
+    "FROM reservations"
+)
+_INTENT = "SELECT leaf, kind, key, subject, digest, state FROM intents"
+# A version is known when it was accepted or imported, or is reserved here. One statement looks up
+# any number: a snapshot may refer to thousands of roles.
+_VERSIONS = """
+SELECT role.repository, role.name, role.epoch, wanted.version,
+    coalesce(known.digest, held.digest),
+    coalesce(known.accepted, 0) OR coalesce(held.state = 'ACCEPTED', 0),
+    coalesce(known.imported, 0), known.length, known.hashes
+FROM (
+    SELECT json_extract(value, '$[0]') AS role, json_extract(value, '$[1]') AS version
+    FROM json_each(:wanted)
+) AS wanted
+JOIN roles AS role ON role.repository = :repository AND role.name = wanted.role
+LEFT JOIN versions AS known
+    ON known.repository = role.repository AND known.role = role.name
+    AND known.epoch = role.epoch AND known.version = wanted.version
+LEFT JOIN reservations AS held
+    ON held.repository = role.repository AND held.role = role.name
+    AND held.epoch = role.epoch AND held.version = wanted.version AND held.state <> 'VOIDED'
+WHERE known.digest IS NOT NULL OR held.digest IS NOT NULL
+"""
+
+
+class SqliteView:
+    """One consistent moment of the ledger. Ends with the transaction it reads in."""
+
+    def __init__(self, connection: sqlite3.Connection, log: StoredLog | PendingLog) -> None:
+        self._execute: Callable[..., sqlite3.Cursor] = connection.execute
+        self._log = log
+
+    def end(self) -> None:
+        """Make every later read an error: what it would see is no longer one moment."""
+        self._execute = ended
+        self._log.end()
+
+    def _one(self, make: Callable[[Row], T], sql: str, *values: object) -> T | None:
+        row = self._execute(sql, values).fetchone()
+        return None if row is None else decode(make, row)
+
+    def _all(self, make: Callable[[Row], T], sql: str, *values: object) -> tuple[T, ...]:
+        return tuple(decode(make, row) for row in self._execute(sql, values).fetchall())
+
+    def identity(self) -> LedgerIdentity:
+        """Raises: StateCorrupt when the one row is missing."""
+        found = self._one(
+            codec.identity_of, "SELECT ledger_id, origin, development, created_at FROM identity"
+        )
+        if found is None:
+            raise corrupt("the ledger has no identity")
+        return found
+
+    def setting(self, name: str) -> str | None:
+        row = self._execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    # --- keys ---------------------------------------------------------------------------------
+
+    def key(self, name: str) -> Key | None:
+        return self._one(codec.key_of, f"{_KEY} WHERE name = ?", name)
+
+    def key_by_fingerprint(self, fingerprint: str) -> Key | None:
+        return self._one(codec.key_of, f"{_KEY} WHERE fingerprint = ?", fingerprint)
+
+    def keys(self) -> tuple[Key, ...]:
+        return self._all(codec.key_of, f"{_KEY} ORDER BY name")
+
+    def material(self, fingerprint: str) -> Material | None:
+        return self._one(
+            codec.material_of,
+            "SELECT repository, uses FROM material WHERE fingerprint = ?",
+            fingerprint,
+        )
+
+    def delegations_of_key(self, fingerprint: str) -> tuple[tuple[str, Delegation], ...]:
+        rows = self._execute(
+            "SELECT DISTINCT repository, role, bit_length FROM delegations WHERE fingerprint = ? "
+            "ORDER BY repository, role, bit_length",
+            (fingerprint,),
+        ).fetchall()
+        return tuple(
+            (repository, Delegation(role, fingerprint, bits)) for repository, role, bits in rows
+        )
+
+    def delegators_of(self, repository: str, role: str) -> tuple[str, ...]:
+        named = self._execute(
+            "SELECT DISTINCT delegator FROM delegations "
+            "WHERE repository = ? AND role = ? AND bit_length = 0",
+            (repository, role),
+        ).fetchall()
+        bins = self._execute(
+            "SELECT DISTINCT delegator, role, bit_length FROM delegations "
+            "WHERE repository = ? AND bit_length > 0",
+            (repository,),
+        ).fetchall()
+        covering = {d for d, prefix, bits in bins if Succinct(prefix, bits).covers(role)}
+        return tuple(sorted({row[0] for row in named} | covering))
+
+    # --- repositories, roles, versions --------------------------------------------------------
+
+    def repository(self, name: str) -> Repository | None:
+        return self._one(codec.repository_of, f"{_REPOSITORY} WHERE name = ?", name)
+
+    def repositories(self) -> tuple[Repository, ...]:
+        return self._all(codec.repository_of, f"{_REPOSITORY} ORDER BY name")
+
+    def role(self, repository: str, role: str) -> Role | None:
+        return self._one(
+            codec.role_of, f"{_ROLE} WHERE repository = ? AND name = ?", repository, role
+        )
+
+    def roles(self, repository: str) -> tuple[Role, ...]:
+        return self._all(codec.role_of, f"{_ROLE} WHERE repository = ? ORDER BY name", repository)
+
+    def reservation(
+        self, repository: str, role: str, epoch: int, version: int
+    ) -> Reservation | None:
+        """The reservation in force; voided ones are history."""
+        return self._one(
+            codec.reservation_of,
+            f"{_RESERVATION} WHERE repository = ? AND role = ? AND epoch = ? AND version = ? "
+            "AND state <> 'VOIDED'",
+            repository,
+            role,
+            epoch,
+            version,
+        )
+
+    def versions(
+        self, repository: str, wanted: Iterable[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], VersionRecord]:
+        named = {"repository": repository, "wanted": json.dumps(list(wanted))}
+        records = (
+            decode(codec.version_of, row) for row in self._execute(_VERSIONS, named).fetchall()
+        )
+        return {(record.role, record.version): record for record in records}
+
+    def lost_versions(self, repository: str) -> tuple[LostVersions, ...]:
+        return self._all(
+            codec.lost_of,
+            "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions "
+            "WHERE repository = ? ORDER BY role, epoch, first",
+            repository,
+        )
+
+    def signatures(self, reservation: Reservation) -> tuple[StoredSignature, ...]:
+        r = reservation
+        return self._all(
+            codec.signature_of,
+            "SELECT s.fingerprint, s.key, s.signature, s.leaf, s.made_at FROM reservations AS r "
+            "JOIN signatures AS s ON s.reservation = r.id WHERE r.repository = ? AND r.role = ? "
+            "AND r.epoch = ? AND r.version = ? AND r.digest = ? AND r.state <> 'VOIDED' "
+            "ORDER BY s.leaf",
+            r.repository,
+            r.role,
+            r.epoch,
+            r.version,
+            r.digest,
+        )
+
+    def payload(self, digest: str) -> bytes:
+        row = self._execute("SELECT data FROM payloads WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            raise corrupt(f"the payload {digest} is missing")
+        if hashlib.sha256(row[0]).hexdigest() != digest:
+            raise corrupt(f"the payload {digest} has other bytes")
+        return bytes(row[0])
+
+    # --- requests and token calls -------------------------------------------------------------
+
+    def request(self, principal: str, request_id: str) -> RequestRecord | None:
+        return self._one(
+            codec.request_of,
+            "SELECT principal, request_id, body_digest, outcome, at FROM requests "
+            "WHERE principal = ? AND request_id = ?",
+            principal,
+            request_id,
+        )
+
+    def opaque(self, key: str, digest: str) -> OpaqueSignature | None:
+        return self._one(
+            codec.opaque_of,
+            "SELECT key, digest, signature, leaf, made_at FROM opaque_signatures "
+            "WHERE key = ? AND digest = ?",
+            key,
+            digest,
+        )
+
+    def open_intents(self) -> tuple[Intent, ...]:
+        return self._all(codec.intent_of, f"{_INTENT} WHERE state = 'OPEN' ORDER BY leaf")
+
+    # --- tokens -------------------------------------------------------------------------------
+
+    def token_identity(self, token: str) -> TokenIdentity | None:
+        return self._one(
+            codec.token_identity_of,
+            "SELECT token, serial, label, manufacturer, model FROM token_identities "
+            "WHERE token = ?",
+            token,
+        )
+
+    def pin_attempt(self, token: str) -> PinAttempt | None:
+        return self._one(
+            codec.pin_attempt_of,
+            "SELECT token, credential, rejected, at, details FROM pin_attempts WHERE token = ?",
+            token,
+        )
+
+    def quarantine(self, token: str) -> str | None:
+        row = self._execute("SELECT reason FROM quarantines WHERE token = ?", (token,)).fetchone()
+        return None if row is None else str(row[0])
+
+    # --- the log ------------------------------------------------------------------------------
+
+    def log_size(self) -> int:
+        return self._log.size()
+
+    def leaves(self, start: int, end: int) -> Iterator[Leaf]:
+        return self._log.leaves(start, end)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest signed checkpoint."""
+        return self._one(
+            codec.checkpoint_of,
+            "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1",
+        )

@@ -1,0 +1,207 @@
+"""Running one group: BEGIN, a savepoint per piece, COMMIT, anchor.
+
+After any failure of SQLite the connection is thrown away: after a failed fsync the kernel may have
+dropped dirty pages and report success next time. The next group opens the file anew, reads the
+log's end back and compares it with the anchor before it writes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from keyd.domain import merkle
+from keyd.errors import BackendUnavailable
+from keyd.failpoints import Failpoint, failpoint
+from keyd.ledger.anchor import Anchor
+from keyd.ledger.codec import corrupt
+from keyd.ledger.database import connect_writer, translate
+from keyd.ledger.file_watch import FileWatch
+from keyd.ledger.group_commit import Outcome
+from keyd.ledger.log import PendingLog, StoredLog
+from keyd.ledger.transaction import SqliteTransaction
+
+Work = Callable[[SqliteTransaction], object]
+# Leaves at the log's end that are hashed again whenever the file is opened.
+_TAIL = 64
+
+
+def load_frontier(connection: sqlite3.Connection) -> merkle.Frontier:
+    """The log's compact range, after checking its last leaves and nodes.
+
+    Raises: StateCorrupt (LEDGER_CORRUPT), sqlite3.Error.
+    """
+    log = StoredLog(connection)
+    size = log.size()
+    nodes = connection.execute("SELECT coalesce(max(position), -1) + 1 FROM nodes").fetchone()[0]
+    if size < 1 or nodes != merkle.interior_count(size):
+        raise corrupt(f"the log has {size} entries and {nodes} interior hashes")
+    start = max(0, size - _TAIL)
+    tail = list(log.leaves(start, size))
+    if [leaf.index for leaf in tail] != list(range(start, size)):
+        raise corrupt(f"entries are missing from the log after {start}")
+    for leaf in tail:
+        if merkle.leaf_hash(leaf.data) != leaf.leaf_hash:
+            raise corrupt(f"the log's entry {leaf.index} was changed")
+    return log.frontier(size)
+
+
+class Writer:
+    """The one connection that writes, the log's frontier and the anchor. Used by one thread."""
+
+    def __init__(self, path: Path, anchor: Anchor | None) -> None:
+        """Open the ledger's file. Raises: KeydError."""
+        self._path = path
+        self._anchor = anchor
+        self._connection: sqlite3.Connection | None = None
+        self._watch = FileWatch()
+        # Size and root of what was last acknowledged; read by other threads.
+        self.head = (0, merkle.EMPTY_ROOT)
+        self._frontier = merkle.Frontier()
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            raise translate(error) from error
+
+    def perform(self, works: Sequence[Work], beat: Callable[[], None]) -> list[Outcome]:
+        """Commit the pieces as one group.
+
+        Returns an outcome for each. Raises: KeydError when nothing was committed, or when it was
+        and the anchor could not be told.
+        """
+        try:
+            connection = self._connection or self._open()
+            self._watch.check(self._path)
+            transaction, outcomes, frontier = _group(connection, self._frontier, works, beat)
+        except sqlite3.Error as error:
+            self._discard()
+            raise translate(error) from error
+        except BaseException:
+            self._discard()
+            raise
+        failpoint(Failpoint.LEDGER_GROUP_COMMITTED)
+        self._frontier = frontier
+        self.head = (frontier.size, frontier.root())
+        self._tell_anchor(transaction)
+        failpoint(Failpoint.LEDGER_GROUP_ANCHORED)
+        return outcomes
+
+    def idle(self) -> None:
+        """Flush the anchor; called when nothing else is to be done."""
+        if self._anchor is None:
+            return
+        try:
+            self._anchor.sync()
+        except OSError:
+            # The anchor writes itself anew with the next group, which reports what goes wrong then.
+            return
+
+    def close(self) -> None:
+        """Close file and anchor. Raises: OSError."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._anchor is not None:
+            self._anchor.close()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = connect_writer(self._path)
+        try:
+            frontier = load_frontier(connection)
+            self._check_nothing_lost(connection, frontier)
+        except BaseException:
+            connection.close()
+            raise
+        self._frontier, self._connection = frontier, connection
+        self.head = (frontier.size, frontier.root())
+        self._watch.start(self._path)
+        return connection
+
+    def _check_nothing_lost(
+        self, connection: sqlite3.Connection, frontier: merkle.Frontier
+    ) -> None:
+        """What was acknowledged before a failure must still be there after it."""
+        size, root = self.head
+        log = StoredLog(connection)
+        if frontier.size < size or merkle.root_at(log.subtree, size) != root:
+            raise corrupt(f"the log lost entries: it has {frontier.size}, it had {size}")
+
+    def _discard(self) -> None:
+        """Never trust a connection again that failed."""
+        if self._connection is None:
+            return
+        connection, self._connection = self._connection, None
+        try:
+            connection.close()
+        except sqlite3.Error:
+            return
+
+    def _tell_anchor(self, transaction: SqliteTransaction) -> None:
+        if self._anchor is None:
+            return
+        try:
+            self._anchor.record(*self.head, transaction.marks)
+            if transaction.note:
+                self._anchor.record_checkpoint(transaction.note)
+        except OSError as error:
+            raise BackendUnavailable(
+                "ANCHOR_WRITE_FAILED",
+                f"the ledger's anchor cannot be written ({error.strerror}); what was recorded is "
+                "kept, ask again when its disk is mended",
+                details={"outcome": "UNKNOWN_RECORDED"},
+                retry_after_s=5.0,
+            ) from error
+
+
+def _group(
+    connection: sqlite3.Connection,
+    frontier: merkle.Frontier,
+    works: Sequence[Work],
+    beat: Callable[[], None],
+) -> tuple[SqliteTransaction, list[Outcome], merkle.Frontier]:
+    log = PendingLog(connection, frontier)
+    transaction = SqliteTransaction(connection, log)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        outcomes = [_piece(connection, transaction, log, work, beat) for work in works]
+        grown = log.flush()
+        failpoint(Failpoint.LEDGER_GROUP_WRITTEN)
+        connection.execute("COMMIT")
+    finally:
+        transaction.end()
+    return transaction, outcomes, grown
+
+
+def _piece(
+    connection: sqlite3.Connection,
+    transaction: SqliteTransaction,
+    log: PendingLog,
+    work: Work,
+    beat: Callable[[], None],
+) -> Outcome:
+    """Run one piece in its savepoint; what it raises becomes its outcome and undoes it alone."""
+    beat()
+    leaves, marks = log.size(), len(transaction.marks)
+    connection.execute("SAVEPOINT piece")
+    error: Exception
+    try:
+        result = work(transaction)
+    except sqlite3.IntegrityError as refused:
+        error = translate(refused)
+        error.__cause__ = refused
+    except (sqlite3.OperationalError, sqlite3.InternalError):
+        # The file, not the piece, is at fault, and SQLite may have rolled everything back.
+        raise
+    except Exception as raised:
+        if type(raised) is sqlite3.DatabaseError:  # a damaged file
+            raise
+        error = raised
+    else:
+        connection.execute("RELEASE piece")
+        return result, None
+    connection.execute("ROLLBACK TO piece")
+    connection.execute("RELEASE piece")
+    log.truncate(leaves)
+    del transaction.marks[marks:]
+    return None, error
