@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -34,7 +34,7 @@ from keyd.rpc.watchdog import Watchdog
 from keyd.services.world import World
 
 Requests = Iterator[bytes]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(frozen=True)
