@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from keyd.domain.delegations import key_materials
+from keyd.domain.delegations import delegates, key_materials
 from keyd.domain.keys import KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Repository, Role
@@ -67,7 +67,7 @@ def gather(
         trusted_root=trusted(view, repository.name, "root"),
         snapshot=trusted(view, repository.name, "snapshot"),
         targets=trusted(view, repository.name, "targets"),
-        role_rules=_rules_set(view, repository.name, role.name),
+        role_rules=_rules_set(view, repository.name, payload),
         known=_known(view, role, payload),
         foreign_material=_foreign(view, repository.name, listed),
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
@@ -132,11 +132,9 @@ def _ancestry(view: View, repository: str, delegators: Delegators) -> Mapping[st
     return found
 
 
-def _rules_set(view: View, repository: str, role: str) -> Mapping[str, RoleRules]:
-    """Rules set for the roles a root gives keys to; other payloads are judged by their own."""
-    if role != "root":
-        return {}
-    recorded = (view.role(repository, name) for name in TOP_LEVEL)
+def _rules_set(view: View, repository: str, payload: Payload) -> Mapping[str, RoleRules]:
+    """Rules set for the roles that the payload gives keys to."""
+    recorded = (view.role(repository, name) for name in sorted(delegates(payload).names))
     return {found.name: found.rules for found in recorded if found and found.rules}
 
 

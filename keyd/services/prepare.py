@@ -76,20 +76,19 @@ def bound_reservation(view: View, reading: Reading) -> Reservation | None:
 
 
 def _equivocation(role: Role, version: int) -> Equivocation:
-    following = role.high_water + 1
-    advice = (
-        "root versions cannot be skipped: sign the recorded payload, or have a quorum void the "
-        "reservation"
-        if role.name == "root"
-        else f"sign the recorded payload, or continue with version {following}"
-    )
+    details = {}
+    if role.name == "root":
+        advice = "root versions cannot be skipped, ask a quorum to void the reservation"
+    else:
+        details = {"next_version": str(role.high_water + 1)}
+        advice = f"continue with version {role.high_water + 1}"
     finding = Finding(
         rule="A7",
         reason="VERSION_ALREADY_SIGNED_DIFFERENTLY",
         pointer="/version",
         message=f"version {version} of {role.repository}/{role.name} is bound to another payload; "
-        + advice,
-        details={"next_version": str(following)},
+        f"sign that one, or {advice}",
+        details=details,
     )
     return Equivocation(
         finding.reason, finding.message, findings=[finding], details=finding.details
