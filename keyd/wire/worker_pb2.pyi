@@ -80,6 +80,7 @@ class Request(_message.Message):
     FIND_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
+    REOPEN_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the daemon, unique within one worker's life; the answer repeats it."""
     @_builtins.property
@@ -96,6 +97,8 @@ class Request(_message.Message):
     def inventory(self) -> Global___Inventory: ...
     @_builtins.property
     def probe(self) -> Global___Probe: ...
+    @_builtins.property
+    def reopen(self) -> Global___Reopen: ...
     def __init__(
         self,
         *,
@@ -107,12 +110,13 @@ class Request(_message.Message):
         find: Global___Find | None = ...,
         inventory: Global___Inventory | None = ...,
         probe: Global___Probe | None = ...,
+        reopen: Global___Reopen | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["find", b"find", "generate", b"generate", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["find", b"find", "generate", b"generate", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "reopen", b"reopen", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["find", b"find", "generate", b"generate", "id", b"id", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["find", b"find", "generate", b"generate", "id", b"id", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "reopen", b"reopen", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "login", "sign", "generate", "find", "inventory", "probe"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "login", "sign", "generate", "find", "inventory", "probe", "reopen"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -130,7 +134,10 @@ class Response(_message.Message):
     KEY_PAIR_FIELD_NUMBER: _builtins.int
     KEY_PAIRS_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
+    SPENT_US_FIELD_NUMBER: _builtins.int
     id: _builtins.int
+    spent_us: _builtins.int
+    """Time the worker spent on this request, its waiting excluded."""
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     @_builtins.property
@@ -156,10 +163,11 @@ class Response(_message.Message):
         key_pair: Global___KeyPair | None = ...,
         key_pairs: Global___KeyPairs | None = ...,
         probed: Global___Probed | None = ...,
+        spent_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "key_pair", b"key_pair", "key_pairs", b"key_pairs", "kind", b"kind", "logged_in", b"logged_in", "opened", b"opened", "probed", b"probed", "signed", b"signed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "id", b"id", "key_pair", b"key_pair", "key_pairs", b"key_pairs", "kind", b"kind", "logged_in", b"logged_in", "opened", b"opened", "probed", b"probed", "signed", b"signed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "id", b"id", "key_pair", b"key_pair", "key_pairs", b"key_pairs", "kind", b"kind", "logged_in", b"logged_in", "opened", b"opened", "probed", b"probed", "signed", b"signed", "spent_us", b"spent_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["failure", "opened", "logged_in", "signed", "key_pair", "key_pairs", "probed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -186,7 +194,7 @@ class Failure(_message.Message):
         """No token matches, or several do."""
         KIND_KEY_NOT_FOUND: Failure._Kind.ValueType  # 3
         KIND_KEY_AMBIGUOUS: Failure._Kind.ValueType  # 4
-        """More than one object matches CKA_ID and public key."""
+        """More than one object matches CKA_ID and public key, or the CKA_ID to generate is taken."""
         KIND_PIN_INCORRECT: Failure._Kind.ValueType  # 5
         KIND_PIN_LOCKED: Failure._Kind.ValueType  # 6
         KIND_PIN_TRIES_LOW: Failure._Kind.ValueType  # 7
@@ -200,6 +208,8 @@ class Failure(_message.Message):
         """Token lost or confused after all of the ladder's steps inside the worker."""
         KIND_ATTRIBUTES_REFUSED: Failure._Kind.ValueType  # 12
         """Key attributes are not those keyd demands (extractable, not local, ...)."""
+        KIND_PAIR_BROKEN: Failure._Kind.ValueType  # 13
+        """The private key does not belong to the public key beside it."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: Failure.Kind.ValueType  # 0
@@ -209,7 +219,7 @@ class Failure(_message.Message):
     """No token matches, or several do."""
     KIND_KEY_NOT_FOUND: Failure.Kind.ValueType  # 3
     KIND_KEY_AMBIGUOUS: Failure.Kind.ValueType  # 4
-    """More than one object matches CKA_ID and public key."""
+    """More than one object matches CKA_ID and public key, or the CKA_ID to generate is taken."""
     KIND_PIN_INCORRECT: Failure.Kind.ValueType  # 5
     KIND_PIN_LOCKED: Failure.Kind.ValueType  # 6
     KIND_PIN_TRIES_LOW: Failure.Kind.ValueType  # 7
@@ -223,21 +233,27 @@ class Failure(_message.Message):
     """Token lost or confused after all of the ladder's steps inside the worker."""
     KIND_ATTRIBUTES_REFUSED: Failure.Kind.ValueType  # 12
     """Key attributes are not those keyd demands (extractable, not local, ...)."""
+    KIND_PAIR_BROKEN: Failure.Kind.ValueType  # 13
+    """The private key does not belong to the public key beside it."""
 
     KIND_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    PIN_PRESENTED_FIELD_NUMBER: _builtins.int
     kind: Global___Failure.Kind.ValueType
     code: _builtins.str
     """The CKR_ name or the exception class; never free text of the library."""
+    pin_presented: _builtins.bool
+    """C_Login was called: a try may have been spent. Set in answers to Login only."""
     def __init__(
         self,
         *,
         kind: Global___Failure.Kind.ValueType = ...,
         code: _builtins.str = ...,
+        pin_presented: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "kind", b"kind", "pin_presented", b"pin_presented"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,28 +266,90 @@ class Open(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODULE_FIELD_NUMBER: _builtins.int
-    TOKEN_URI_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     module: _builtins.str
     """Absolute path of the PKCS#11 module."""
-    token_uri: _builtins.str
-    """RFC 7512 URI naming exactly one token (serial, token, manufacturer, model)."""
     sessions: _builtins.int
-    """Session threads to sign with, 1 to 16."""
+    """Session threads to sign with, 1 to 16; 0: two if the token does RSA, else one."""
+    @_builtins.property
+    def token(self) -> Global___TokenMatch: ...
     def __init__(
         self,
         *,
         module: _builtins.str = ...,
-        token_uri: _builtins.str = ...,
+        token: Global___TokenMatch | None = ...,
         sessions: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["module", b"module", "sessions", b"sessions", "token_uri", b"token_uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["module", b"module", "sessions", b"sessions", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
+
+@_typing.final
+class TokenMatch(_message.Message):
+    """Attributes of exactly one token; those left out match any."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    MANUFACTURER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    label: _builtins.str
+    manufacturer: _builtins.str
+    model: _builtins.str
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str | None = ...,
+        label: _builtins.str | None = ...,
+        manufacturer: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_manufacturer", b"_manufacturer", "_model", b"_model", "_serial", b"_serial", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "serial", b"serial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_manufacturer", b"_manufacturer", "_model", b"_model", "_serial", b"_serial", "label", b"label", "manufacturer", b"manufacturer", "model", b"model", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
+    _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
+    _WhichOneofReturnType__manufacturer: _TypeAlias = _typing.Literal["manufacturer"]  # noqa: Y015
+    _WhichOneofArgType__manufacturer: _TypeAlias = _typing.Literal["_manufacturer", b"_manufacturer"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__serial: _TypeAlias = _typing.Literal["serial"]  # noqa: Y015
+    _WhichOneofArgType__serial: _TypeAlias = _typing.Literal["_serial", b"_serial"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label) -> _WhichOneofReturnType__label | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__manufacturer) -> _WhichOneofReturnType__manufacturer | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__serial) -> _WhichOneofReturnType__serial | None: ...
+
+Global___TokenMatch: _TypeAlias = TokenMatch  # noqa: Y015
+
+@_typing.final
+class Reopen(_message.Message):
+    """C_Finalize, C_Initialize and find the token of Open again; nobody is logged in afterwards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reopen: _TypeAlias = Reopen  # noqa: Y015
 
 @_typing.final
 class Opened(_message.Message):
@@ -283,9 +361,10 @@ class Opened(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CRYPTOKI_VERSION_FIELD_NUMBER: _builtins.int
     FIRMWARE_VERSION_FIELD_NUMBER: _builtins.int
-    MECHANISMS_FIELD_NUMBER: _builtins.int
+    SCHEMES_FIELD_NUMBER: _builtins.int
     LOGIN_REQUIRED_FIELD_NUMBER: _builtins.int
     PIN_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
     label: _builtins.str
     manufacturer: _builtins.str
@@ -294,9 +373,11 @@ class Opened(_message.Message):
     """Cryptoki and firmware version as "major.minor"."""
     firmware_version: _builtins.str
     login_required: _builtins.bool
+    sessions: _builtins.int
+    """Session threads that run."""
     @_builtins.property
-    def mechanisms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """CKM_ numbers the slot offers."""
+    def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """TUF schemes the slot's mechanisms can make."""
 
     @_builtins.property
     def pin(self) -> Global___PinState: ...
@@ -309,13 +390,14 @@ class Opened(_message.Message):
         model: _builtins.str = ...,
         cryptoki_version: _builtins.str = ...,
         firmware_version: _builtins.str = ...,
-        mechanisms: _abc.Iterable[_builtins.int] | None = ...,
+        schemes: _abc.Iterable[_builtins.str] | None = ...,
         login_required: _builtins.bool = ...,
         pin: Global___PinState | None = ...,
+        sessions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cryptoki_version", b"cryptoki_version", "firmware_version", b"firmware_version", "label", b"label", "login_required", b"login_required", "manufacturer", b"manufacturer", "mechanisms", b"mechanisms", "model", b"model", "pin", b"pin", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cryptoki_version", b"cryptoki_version", "firmware_version", b"firmware_version", "label", b"label", "login_required", b"login_required", "manufacturer", b"manufacturer", "model", b"model", "pin", b"pin", "schemes", b"schemes", "serial", b"serial", "sessions", b"sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,23 +441,25 @@ class Login(_message.Message):
 
     CREDENTIAL_FILE_FIELD_NUMBER: _builtins.int
     TYPED_FIELD_NUMBER: _builtins.int
-    ACCEPT_LOW_TRIES_FIELD_NUMBER: _builtins.int
+    ACCEPT_COUNT_LOW_FIELD_NUMBER: _builtins.int
     credential_file: _builtins.str
     """File to read the PIN from: its whole content, one trailing line feed dropped."""
     typed: _builtins.bytes
     """A PIN typed by an operator; kept in the worker's memory only for this login."""
-    accept_low_tries: _builtins.bool
-    """Try although the token says count low or final try (an operator consented)."""
+    accept_count_low: _builtins.bool
+    """Try although the token says that its count is low (an operator asked). The final try is never
+    spent.
+    """
     def __init__(
         self,
         *,
         credential_file: _builtins.str = ...,
         typed: _builtins.bytes = ...,
-        accept_low_tries: _builtins.bool = ...,
+        accept_count_low: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credential_file", b"credential_file", "pin", b"pin", "typed", b"typed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_low_tries", b"accept_low_tries", "credential_file", b"credential_file", "pin", b"pin", "typed", b"typed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_count_low", b"accept_count_low", "credential_file", b"credential_file", "pin", b"pin", "typed", b"typed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_pin: _TypeAlias = _typing.Literal["credential_file", "typed"]  # noqa: Y015
     _WhichOneofArgType_pin: _TypeAlias = _typing.Literal["pin", b"pin"]  # noqa: Y015
@@ -509,23 +593,20 @@ Global___Generate: _TypeAlias = Generate  # noqa: Y015
 
 @_typing.final
 class Find(_message.Message):
-    """Exactly one private key with this CKA_ID and, if given, this public key."""
+    """Exactly one private key with this CKA_ID."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CKA_ID_FIELD_NUMBER: _builtins.int
-    PUBLIC_DER_FIELD_NUMBER: _builtins.int
     cka_id: _builtins.bytes
-    public_der: _builtins.bytes
     def __init__(
         self,
         *,
         cka_id: _builtins.bytes = ...,
-        public_der: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cka_id", b"cka_id", "public_der", b"public_der"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cka_id", b"cka_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -547,7 +628,7 @@ class KeyPair(_message.Message):
     LOCAL_FIELD_NUMBER: _builtins.int
     NEVER_EXTRACTABLE_FIELD_NUMBER: _builtins.int
     ALWAYS_SENSITIVE_FIELD_NUMBER: _builtins.int
-    LOCAL_KNOWN_FIELD_NUMBER: _builtins.int
+    MAY_SIGN_FIELD_NUMBER: _builtins.int
     DUPLICATES_FIELD_NUMBER: _builtins.int
     cka_id: _builtins.bytes
     label: _builtins.str
@@ -559,12 +640,13 @@ class KeyPair(_message.Message):
     private_found: _builtins.bool
     public_found: _builtins.bool
     sensitive: _builtins.bool
-    """Attributes of the private key; `*_known` false where the module does not tell."""
+    """Attributes of the private key, false where the module does not tell."""
     extractable: _builtins.bool
+    """True where the module does not tell."""
     local: _builtins.bool
     never_extractable: _builtins.bool
     always_sensitive: _builtins.bool
-    local_known: _builtins.bool
+    may_sign: _builtins.bool
     duplicates: _builtins.int
     """Objects sharing this CKA_ID and class beyond the first."""
     def __init__(
@@ -582,12 +664,12 @@ class KeyPair(_message.Message):
         local: _builtins.bool = ...,
         never_extractable: _builtins.bool = ...,
         always_sensitive: _builtins.bool = ...,
-        local_known: _builtins.bool = ...,
+        may_sign: _builtins.bool = ...,
         duplicates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["always_sensitive", b"always_sensitive", "cka_id", b"cka_id", "duplicates", b"duplicates", "extractable", b"extractable", "label", b"label", "local", b"local", "local_known", b"local_known", "never_extractable", b"never_extractable", "private_found", b"private_found", "public_der", b"public_der", "public_found", b"public_found", "rsa_bits", b"rsa_bits", "scheme", b"scheme", "sensitive", b"sensitive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["always_sensitive", b"always_sensitive", "cka_id", b"cka_id", "duplicates", b"duplicates", "extractable", b"extractable", "label", b"label", "local", b"local", "may_sign", b"may_sign", "never_extractable", b"never_extractable", "private_found", b"private_found", "public_der", b"public_der", "public_found", b"public_found", "rsa_bits", b"rsa_bits", "scheme", b"scheme", "sensitive", b"sensitive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -595,7 +677,7 @@ Global___KeyPair: _TypeAlias = KeyPair  # noqa: Y015
 
 @_typing.final
 class Inventory(_message.Message):
-    """All key objects on the token, healthy or not."""
+    """All key objects on the token, healthy or not; before a login only what anyone may see."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -632,21 +714,16 @@ Global___KeyPairs: _TypeAlias = KeyPairs  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):
-    """Is the token alive? A canary signature if a key is given, token information otherwise."""
+    """Is the token there? Reads its information; only a signature proves more."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    CANARY_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def canary(self) -> Global___KeyReference: ...
     def __init__(
         self,
-        *,
-        canary: Global___KeyReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -657,19 +734,16 @@ class Probed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PIN_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
-    signature: _builtins.bytes
     @_builtins.property
     def pin(self) -> Global___PinState: ...
     def __init__(
         self,
         *,
         pin: Global___PinState | None = ...,
-        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
