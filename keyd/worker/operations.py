@@ -1,0 +1,122 @@
+"""What a session thread does for one request."""
+
+from __future__ import annotations
+
+import os
+
+from pkcs11.exceptions import PKCS11Error
+from pkcs11.types import Object, SignMixin
+
+from keyd.wire.worker_pb2 import Failure, Generate, KeyPair, KeyPairs, KeyReference, Sign
+from keyd.worker import objects, public_keys, schemes
+from keyd.worker.failures import WorkerFailure, may_pass
+from keyd.worker.generate import check_attributes, check_plan, generate_pair
+from keyd.worker.token import ThreadSeat
+
+_PAIR_TEST = b"keyd pair-wise test, not TUF metadata\n"
+
+
+def sign(seat: ThreadSeat, request: Sign) -> bytes:
+    """The signature in its TUF form.
+
+    An error closes the session; once, a new session and a new search are tried (steps 1 and 2 of
+    the recovery ladder). Signing the same message twice is harmless. Raises: PKCS11Error,
+    WorkerFailure.
+    """
+    try:
+        return _sign(seat, request)
+    except PKCS11Error as error:
+        seat.drop()
+        if not may_pass(error):
+            raise
+    return _sign(seat, request)
+
+
+def generate(seat: ThreadSeat, request: Generate) -> KeyPair:
+    """Make a key pair, read it back, demand its attributes and test it.
+
+    Raises: PKCS11Error, WorkerFailure. Whatever was made by then stays on the token as a stray.
+    """
+    check_plan(request)
+    taken = objects.group(seat, request.cka_id)
+    if taken.private or taken.public:
+        raise WorkerFailure(Failure.KIND_KEY_AMBIGUOUS, "CKA_ID_TAKEN")
+    # A key generation may need the one session that the token has left.
+    seat.drop()
+    session = seat.token.open_session(read_write=True)
+    try:
+        generate_pair(session, request)
+    finally:
+        session.close()
+    pair = find(seat, request.cka_id)
+    check_attributes(pair)
+    reference = KeyReference(
+        cka_id=request.cka_id, public_der=pair.public_der, scheme=request.scheme
+    )
+    _resolve(seat, reference)
+    return pair
+
+
+def find(seat: ThreadSeat, cka_id: bytes) -> KeyPair:
+    """The one pair with this CKA_ID. Raises: PKCS11Error, WorkerFailure."""
+    if not cka_id:
+        raise WorkerFailure(Failure.KIND_INVALID, "CKA_ID_EMPTY")
+    members = objects.group(seat, cka_id)
+    if not members.private:
+        raise WorkerFailure(Failure.KIND_KEY_NOT_FOUND, "NO_PRIVATE_KEY")
+    return objects.describe(members)
+
+
+def inventory(seat: ThreadSeat) -> KeyPairs:
+    """Every key object on the token. Raises: PKCS11Error."""
+    return KeyPairs(pairs=[objects.describe(each) for each in objects.groups(seat.session())])
+
+
+def _sign(seat: ThreadSeat, request: Sign) -> bytes:
+    reference = request.key
+    key = seat.keys.get((reference.cka_id, reference.public_der))
+    if key is None:
+        key = _resolve(seat, reference)
+    try:
+        return schemes.sign(key, reference.scheme, request.data, seat.token.mechanisms)
+    except KeyError as error:
+        raise WorkerFailure(Failure.KIND_INVALID, "SCHEME") from error
+
+
+def _resolve(seat: ThreadSeat, reference: KeyReference) -> SignMixin:
+    """The private key that belongs to a CKA_ID and a public key, and to nothing else."""
+    public = public_keys.from_der(reference.public_der)
+    if public is None or not schemes.fits(reference.scheme, public):
+        raise WorkerFailure(Failure.KIND_INVALID, "KEY_REFERENCE")
+    members = objects.group(seat, reference.cka_id)
+    if len(members.private) > 1 or len(members.public) > 1:
+        raise WorkerFailure(Failure.KIND_KEY_AMBIGUOUS, "SEVERAL_OBJECTS")
+    if not members.private:
+        raise WorkerFailure(Failure.KIND_KEY_NOT_FOUND, "NO_PRIVATE_KEY")
+    named = objects.public_ders(members)
+    if named and named != {reference.public_der}:
+        raise WorkerFailure(Failure.KIND_KEY_NOT_FOUND, "PUBLIC_KEY_DIFFERS")
+    key = _signing(members.private[0])
+    _prove(seat, key, reference, public)
+    seat.keys[reference.cka_id, reference.public_der] = key
+    return key
+
+
+def _signing(key: Object) -> SignMixin:
+    if not isinstance(key, SignMixin):
+        raise WorkerFailure(Failure.KIND_NOT_SUPPORTED, "CKA_SIGN")
+    return key
+
+
+def _prove(
+    seat: ThreadSeat, key: SignMixin, reference: KeyReference, public: public_keys.PublicKey
+) -> None:
+    """Sign and verify once per login: labels and IDs can be swapped by anyone with the PIN."""
+    identity = (reference.cka_id, reference.public_der)
+    if identity in seat.token.proven:
+        return
+    challenge = _PAIR_TEST + os.urandom(32)
+    signature = schemes.sign(key, reference.scheme, challenge, seat.token.mechanisms)
+    if not schemes.verifies(public, reference.scheme, signature, challenge):
+        raise WorkerFailure(Failure.KIND_PAIR_BROKEN, "PAIR_TEST")
+    seat.token.proven.add(identity)
