@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from keyd.domain.keys import KeySpec, Scheme
+from keyd.domain.keys import Content, Key, KeySpec, KeyState, Origin, Scheme
+from keyd.domain.records import PinAttempt, TokenIdentity
 from keyd.domain.tokens import (
     FoundKey,
     SignItem,
@@ -189,3 +190,57 @@ def sign_with(private: PrivateKey, scheme: Scheme, data: bytes) -> bytes:
         digest = _RSA_HASHES[scheme]
         return private.sign(data, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
     return private.sign(data, ec.ECDSA(_CURVES[scheme][1]))
+
+
+class MemoryTokenJournal:
+    """The `TokenJournal` port in memory; `attempts` keeps every record of a PIN attempt, in order.
+
+    Handed to one fleet after another it survives restarts as the ledger does.
+    """
+
+    def __init__(self) -> None:
+        self.identities: dict[str, TokenIdentity] = {}
+        self.registered: list[Key] = []
+        self.attempts: list[PinAttempt | None] = []
+        self._attempt: dict[str, PinAttempt | None] = {}
+        self._quarantines: dict[str, str | None] = {}
+
+    def identity(self, token: str) -> TokenIdentity | None:
+        return self.identities.get(token)
+
+    def pin_identity(self, identity: TokenIdentity) -> None:
+        self.identities[identity.token] = identity
+
+    def pin_attempt(self, token: str) -> PinAttempt | None:
+        return self._attempt.get(token)
+
+    def record_pin_attempt(self, attempt: PinAttempt | None, token: str) -> None:
+        self.attempts.append(attempt)
+        self._attempt[token] = attempt
+
+    def quarantined(self, token: str) -> str | None:
+        return self._quarantines.get(token)
+
+    def record_quarantine(self, token: str, reason: str | None) -> None:
+        self._quarantines[token] = reason
+
+    def keys(self, token: str) -> tuple[Key, ...]:
+        return tuple(key for key in self.registered if key.token == token)
+
+    def register(self, token: str, name: str, found: FoundKey) -> Key:
+        """Record a pair found on a token, as the service that creates keys does."""
+        assert found.scheme is not None
+        key = Key(
+            name=name,
+            token=token,
+            cka_id=found.cka_id,
+            scheme=found.scheme,
+            public_der=found.public_der,
+            content=Content.TUF,
+            state=KeyState.ACTIVE,
+            origin=Origin.GENERATED,
+            created_at=datetime(2030, 6, 1, tzinfo=UTC),
+            rsa_bits=found.rsa_bits,
+        )
+        self.registered.append(key)
+        return key

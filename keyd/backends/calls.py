@@ -1,0 +1,80 @@
+"""One request to a worker, and the group of them that a caller waits for."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from keyd.errors import DeadlineExceeded, KeydError
+from keyd.wire.worker_pb2 import Request, Response
+
+Outcome = Response | KeydError
+
+
+class Group:
+    """A caller's requests; each is settled once, by whoever holds the queue's lock."""
+
+    def __init__(self, size: int) -> None:
+        self.outcomes: list[Outcome | None] = [None] * size
+        self._left = size
+        self._done = threading.Event()
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        """Record the outcome of one request; later ones for the same request do not count."""
+        if self.outcomes[index] is None:
+            self.outcomes[index] = outcome
+            self._left -= 1
+            if not self._left:
+                self._done.set()
+
+    def settled(self) -> list[Outcome]:
+        """The outcomes, one for every request, once all are settled."""
+        return [outcome for outcome in self.outcomes if outcome is not None]
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether every request is settled within `timeout_s`."""
+        return self._done.wait(max(timeout_s, 0.0))
+
+
+@dataclass
+class Frame:
+    """A message to the worker; `left` of its requests are unanswered."""
+
+    left: int
+
+
+@dataclass(eq=False)
+class Call:
+    """One request. `limit_s` after it was sent the worker counts as hung."""
+
+    request: Request
+    group: Group
+    index: int
+    limit_s: float
+    kind: str
+    cost_s: float
+    size: int
+    slow: bool
+    sent_at: float = 0.0
+    frame: Frame | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        self.group.settle(self.index, outcome)
+
+
+def not_started(reason: str = "TOKEN_DEADLINE") -> DeadlineExceeded:
+    """The caller's time is up before the token was asked."""
+    return DeadlineExceeded(
+        reason,
+        "the token was not asked in time; retry the same request with a longer deadline",
+        details={"outcome": "NOT_STARTED"},
+    )
+
+
+def unknown_outcome(reason: str = "TOKEN_DEADLINE") -> DeadlineExceeded:
+    """The token was asked and did not answer in time."""
+    return DeadlineExceeded(
+        reason,
+        "the token did not answer in time; retry the same request",
+        details={"outcome": "UNKNOWN_RECORDED"},
+    )

@@ -1,0 +1,149 @@
+"""How one token is reached: module, address, PIN source, patience; and whether that is safe."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keyd.domain.token_uri import TokenUri, parse_token_uri
+from keyd.errors import InvalidRequest
+
+_SPYING_VARIABLES = ("PKCS11SPY", "P11_KIT_DEBUG")
+_SPYING_MODULE = "pkcs11-spy"
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """One token.
+
+    `pin_source` is "credential:NAME" (a file of $CREDENTIALS_DIRECTORY), "file:/absolute/path" or
+    "prompt": only an operator unlocks. `sessions` 0 leaves the number of session threads to the
+    worker. `environment` is all that the worker inherits besides PATH and the language.
+    `module_sha256` (hex) pins the module's bytes. Times are seconds; `sign_timeout_s` and its
+    siblings bound one operation, after which the worker is killed and replaced.
+    """
+
+    name: str
+    module: Path
+    uri: str
+    pin_source: str = "prompt"
+    sessions: int = 2
+    environment: Mapping[str, str] = field(default_factory=dict)
+    module_sha256: str = ""
+    development: bool = False
+    sign_timeout_s: float = 2.0
+    generate_timeout_s: float = 120.0
+    open_timeout_s: float = 10.0
+    probe_interval_s: float = 1.0
+    canary_interval_s: float = 15.0
+    inventory_interval_s: float = 60.0
+    queue_requests: int = 4096
+    queue_bytes: int = 64 * 1024 * 1024
+
+
+def check_config(config: TokenConfig) -> TokenUri:
+    """The parsed address of a configuration that may be used as far as files tell.
+
+    Raises: InvalidRequest with TOKEN_URI_…, TOKEN_PIN_SOURCE, TOKEN_SESSIONS, TOKEN_MODULE_SPIES,
+    TOKEN_MODULE_UNSAFE or TOKEN_MODULE_HASH.
+    """
+    uri = parse_token_uri(config.uri)
+    _check_pin_source(config, uri)
+    if not 0 <= config.sessions <= 64:
+        raise InvalidRequest("TOKEN_SESSIONS", "sessions is 0 (automatic) to 64")
+    check_module(config)
+    return uri
+
+
+def check_module(config: TokenConfig) -> None:
+    """Refuse a module that others could replace or that logs PINs; checked at every start.
+
+    Raises: InvalidRequest, as `check_config`.
+    """
+    _check_spies(config)
+    if not config.module.is_absolute():
+        raise _unsafe(config.module, "is not an absolute path")
+    try:
+        resolved = config.module.resolve(strict=True)
+    except OSError as error:
+        raise _unsafe(config.module, "does not exist; install it or correct `module`") from error
+    if not resolved.is_file():
+        raise _unsafe(resolved, "is not a file")
+    for path in (resolved, *resolved.parents):
+        _check_owner_and_mode(path)
+    if config.module_sha256:
+        found = hashlib.sha256(resolved.read_bytes()).hexdigest()
+        if found != config.module_sha256.lower():
+            raise InvalidRequest(
+                "TOKEN_MODULE_HASH",
+                f"{resolved} has the SHA-256 {found}; update module_sha256 if that is intended",
+            )
+
+
+def credential_file(config: TokenConfig, environment: Mapping[str, str]) -> str | None:
+    """Where the worker shall read the PIN, None if only an operator unlocks.
+
+    Raises: InvalidRequest (TOKEN_PIN_SOURCE) for a credential without $CREDENTIALS_DIRECTORY.
+    """
+    kind, _, rest = config.pin_source.partition(":")
+    if kind == "credential":
+        directory = environment.get("CREDENTIALS_DIRECTORY", "")
+        if not directory.startswith("/"):
+            raise InvalidRequest(
+                "TOKEN_PIN_SOURCE",
+                "no $CREDENTIALS_DIRECTORY: start keyd by systemd with LoadCredential=, or use "
+                "file:/absolute/path",
+            )
+        return f"{directory}/{rest}"
+    if kind == "file":
+        return rest
+    return parse_token_uri(config.uri).pin_source or None
+
+
+def _check_pin_source(config: TokenConfig, uri: TokenUri) -> None:
+    kind, _, rest = config.pin_source.partition(":")
+    good = (
+        config.pin_source in ("", "prompt")
+        or (kind == "file" and rest.startswith("/") and "\0" not in rest)
+        or (kind == "credential" and _CREDENTIAL_NAME.fullmatch(rest) and rest not in (".", ".."))
+    )
+    if not good:
+        raise InvalidRequest(
+            "TOKEN_PIN_SOURCE",
+            f"pin_source of token {config.name} is prompt, file:/absolute/path or credential:NAME",
+        )
+    if uri.pin_source and config.pin_source not in ("", "prompt"):
+        raise InvalidRequest(
+            "TOKEN_PIN_SOURCE", f"token {config.name} has both pin_source and pin-source; keep one"
+        )
+
+
+def _check_spies(config: TokenConfig) -> None:
+    if config.development:
+        return
+    if _SPYING_MODULE in config.module.name or _SPYING_MODULE in os.path.realpath(config.module):
+        raise InvalidRequest("TOKEN_MODULE_SPIES", f"{config.module} writes PINs to its log")
+    for name in _SPYING_VARIABLES:
+        if name in config.environment or name in os.environ:
+            raise InvalidRequest(
+                "TOKEN_MODULE_SPIES", f"the variable {name} makes modules log PINs; unset it"
+            )
+
+
+def _check_owner_and_mode(path: Path) -> None:
+    found = path.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise _unsafe(path, "belongs neither to root nor to this user")
+    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if writable and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+        raise _unsafe(path, "can be written by its group or by everybody")
+
+
+def _unsafe(path: Path, why: str) -> InvalidRequest:
+    return InvalidRequest("TOKEN_MODULE_UNSAFE", f"the PKCS#11 module path {path} {why}")

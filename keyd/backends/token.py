@@ -1,0 +1,159 @@
+"""One token behind the `KeyBackend` port: what callers' threads do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from keyd.backends import refusals
+from keyd.backends.calls import Outcome
+from keyd.backends.config import TokenConfig
+from keyd.backends.queue import QueueStatistics
+from keyd.backends.reconcile import to_found
+from keyd.backends.state import StateBoard
+from keyd.backends.supervisor import Supervisor
+from keyd.domain.keys import KeySpec
+from keyd.domain.tokens import FoundKey, SignItem, TokenStatus
+from keyd.errors import InvalidRequest, KeydError, NotFound
+from keyd.wire.worker_pb2 import (
+    Failure,
+    Find,
+    Generate,
+    Inventory,
+    KeyReference,
+    Request,
+    Response,
+    Sign,
+)
+
+# Certain to have had no outcome, or harmless to repeat: the same message by the same key.
+_AGAIN = (Failure.KIND_TOKEN_FAILED, Failure.KIND_NOT_LOGGED_IN, Failure.KIND_KEY_NOT_FOUND)
+_MAX_LABEL_BYTES = 64
+
+
+class WorkerToken:
+    """A token that a supervised worker drives. Implements `keyd.ports.KeyBackend`."""
+
+    def __init__(self, config: TokenConfig, board: StateBoard, supervisor: Supervisor) -> None:
+        self._config = config
+        self._board = board
+        self._supervisor = supervisor
+        self._queue = supervisor.queue
+
+    @property
+    def name(self) -> str:
+        return self._config.name
+
+    def status(self) -> TokenStatus:
+        return self._board.status
+
+    def statistics(self) -> QueueStatistics:
+        """Requests, frames they shared, answers; for metrics."""
+        return self._queue.statistics()
+
+    def sign(self, items: Sequence[SignItem], timeout_s: float) -> list[bytes | Exception]:
+        deadline = time.monotonic() + timeout_s
+        outcomes = self._sign(items, deadline)
+        again = [i for i, outcome in enumerate(outcomes) if _worth_repeating(outcome)]
+        if again:
+            # By now the token recovers, or its key is known to be gone.
+            repeated = self._sign([items[i] for i in again], deadline)
+            for i, outcome in zip(again, repeated, strict=True):
+                outcomes[i] = outcome
+        return [self._signature(outcome) for outcome in outcomes]
+
+    def generate(self, spec: KeySpec, cka_id: bytes, label: str, timeout_s: float) -> FoundKey:
+        if len(label.encode()) > _MAX_LABEL_BYTES:
+            raise InvalidRequest(
+                "KEY_LABEL_TOO_LONG", f"labels have at most {_MAX_LABEL_BYTES} bytes"
+            )
+        request = Generate(
+            scheme=spec.scheme.value, rsa_bits=spec.rsa_bits, cka_id=cka_id, label=label
+        )
+        limit_s = self._config.generate_timeout_s
+        answer = self._one(Request(generate=request), limit_s, timeout_s)
+        return to_found(answer.key_pair)
+
+    def find(self, cka_id: bytes, timeout_s: float) -> FoundKey:
+        limit_s = self._config.sign_timeout_s
+        answer = self._one(Request(find=Find(cka_id=cka_id)), limit_s, timeout_s)
+        if answer.key_pair.duplicates:
+            raise refusals.for_failure(self.name, Failure(kind=Failure.KIND_KEY_AMBIGUOUS))
+        return to_found(answer.key_pair)
+
+    def inventory(self, timeout_s: float) -> tuple[FoundKey, ...]:
+        limit_s = self._config.generate_timeout_s
+        answer = self._one(Request(inventory=Inventory()), limit_s, timeout_s)
+        self._supervisor.recheck()
+        return tuple(to_found(pair) for pair in answer.key_pairs.pairs)
+
+    def unlock(self, pin: bytearray | None, timeout_s: float) -> TokenStatus:
+        return self._supervisor.unlock(pin, timeout_s)
+
+    def quarantine(self, reason: str) -> None:
+        self._supervisor.quarantine(reason)
+
+    def release(self) -> None:
+        self._supervisor.release()
+
+    def _sign(self, items: Sequence[SignItem], deadline: float) -> list[Outcome]:
+        unusable = self._supervisor.holdings.unusable
+        outcomes: list[Outcome | None] = [None] * len(items)
+        asked = []
+        for i, item in enumerate(items):
+            if problem := unusable.get((item.cka_id, item.public_der)):
+                outcomes[i] = NotFound(
+                    "KEY_NOT_ON_TOKEN", f"token {self.name} cannot sign by this key: {problem}"
+                )
+            else:
+                asked.append(i)
+        requests = [_sign_request(items[i]) for i in asked]
+        for i, outcome in zip(asked, self._exchange(requests, deadline), strict=True):
+            outcomes[i] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _exchange(self, requests: Sequence[Request], deadline: float) -> list[Outcome]:
+        """Every request's outcome by `deadline`; a refusal of the queue stands for each."""
+        if not requests:
+            return []
+        left_s = deadline - time.monotonic()
+        try:
+            group = self._queue.submit(requests, self._config.sign_timeout_s, left_s)
+        except KeydError as error:
+            return [error] * len(requests)
+        if not group.wait(deadline - time.monotonic()):
+            self._queue.give_up(group)
+        return group.settled()
+
+    def _one(self, request: Request, limit_s: float, timeout_s: float) -> Response:
+        group = self._queue.submit([request], limit_s, timeout_s)
+        if not group.wait(timeout_s):
+            self._queue.give_up(group)
+        [outcome] = group.settled()
+        if isinstance(outcome, KeydError):
+            raise outcome
+        if outcome.HasField("failure"):
+            raise refusals.for_failure(self.name, outcome.failure)
+        return outcome
+
+    def _signature(self, outcome: Outcome) -> bytes | Exception:
+        if isinstance(outcome, KeydError):
+            return outcome
+        if outcome.HasField("failure"):
+            return refusals.for_failure(self.name, outcome.failure)
+        return outcome.signed.signature
+
+
+def _sign_request(item: SignItem) -> Request:
+    reference = KeyReference(
+        cka_id=item.cka_id, public_der=item.public_der, scheme=item.scheme.value
+    )
+    return Request(sign=Sign(key=reference, data=item.data))
+
+
+def _worth_repeating(outcome: Outcome) -> bool:
+    return (
+        isinstance(outcome, Response)
+        and outcome.HasField("failure")
+        and outcome.failure.kind in _AGAIN
+    )
