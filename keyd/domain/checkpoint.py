@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from keyd.domain.audit import Checkpoint
-from keyd.errors import InvalidRequest
 from keyd.domain.merkle import HASH_SIZE
+from keyd.errors import InvalidRequest
 
 MAX_NOTE_CHARS = 1 << 20
 MAX_SIGNATURES = 100

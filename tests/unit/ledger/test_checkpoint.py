@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyd.domain import checkpoint as notes
 from keyd.domain.audit import Checkpoint
 from keyd.errors import InvalidRequest
-from keyd.domain import checkpoint as notes
 
 # From the tests of golang.org/x/mod/sumdb/note and the configuration of cmd/go.
 GO_VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"

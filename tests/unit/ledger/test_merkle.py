@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pymerkle  # type: ignore[import-untyped]
 import pytest
 
-from keyd.errors import InvalidRequest
 from keyd.domain import merkle
+from keyd.errors import InvalidRequest
 
 LARGEST = 257
 LEAVES = [f"leaf {n}".encode() for n in range(LARGEST)]
