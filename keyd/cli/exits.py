@@ -6,6 +6,7 @@ from enum import IntEnum
 
 from keyd import errors
 from keyd.errors import KeydError
+from keyd.rpc.options import CannotListen
 from keyd_client import errors as remote
 from keyd_client.errors import KeydClientError
 
@@ -47,12 +48,16 @@ _CODES: tuple[tuple[Exit, tuple[type[Exception], ...]], ...] = (
     (Exit.BAD_CONFIG, (remote.ProfileError,)),
 )
 _BAD_CONFIG_REASONS = frozenset({"CONFIG_INVALID"})
+# What somebody else holds is free again one day; what is configured wrongly stays wrong.
+_HELD_REASONS = frozenset({"SOCKET_IN_USE", "ADDRESS_UNUSABLE"})
 
 
 def exit_code(error: KeydError | KeydClientError) -> Exit:
     """The code for a refusal or failure; FAILED unless a class says more."""
     if error.reason in _BAD_CONFIG_REASONS:
         return Exit.BAD_CONFIG
+    if isinstance(error, CannotListen):
+        return Exit.UNAVAILABLE if error.reason in _HELD_REASONS else Exit.BAD_CONFIG
     for code, classes in _CODES:
         if isinstance(error, classes):
             return code

@@ -25,12 +25,16 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: Mapping[str, Lazy] = {
+    "audit": Lazy("audit", "audit", "Read, verify and prove the audit log."),
     "check": Lazy("sign", "check", "Judge TUF metadata as signing would, without a token."),
     "completion": Lazy("completion", "completion", "Print the shell's completion script."),
     "config": Lazy("config", "config", "Validate the configuration offline."),
+    "dev": Lazy("dev", "dev", "Run a whole working daemon below one directory."),
+    "init": Lazy("init", "init", "Write a configuration and create the ledger."),
     "key": Lazy("key", "key", "Make, list and retire keys."),
     "policy": Lazy("policy", "policy", "Explain who may do what."),
     "repo": Lazy("repo", "repo", "Register TUF repositories and see their state."),
+    "serve": Lazy("serve", "serve", "Run the daemon."),
     "sign": Lazy("sign", "sign", "Have TUF metadata signed."),
     "token": Lazy("token", "token", "List, unlock and quarantine tokens."),
 }

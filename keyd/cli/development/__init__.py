@@ -1,0 +1,1 @@
+"""What `keyd dev` puts below one directory: token, certificates, policy, repository, profiles."""

@@ -1,0 +1,73 @@
+"""Prometheus metrics over HTTP, on this host only: they need no password and name tokens."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from keyd.domain.tokens import TokenState
+from keyd.errors import InvalidRequest
+from keyd.services.world import World
+
+
+class WorldMetrics(Collector):
+    """What is asked of ledger and tokens at the moment of a scrape; no token is touched."""
+
+    def __init__(self, world: World, version: str) -> None:
+        self._world = world
+        self._version = version
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of docs/reference/metrics.md that are no counters."""
+        build = GaugeMetricFamily("keyd_build_info", "Constant 1.", labels=["version"])
+        build.add_metric([self._version], 1)
+        yield build
+        yield from self._tokens()
+        yield from self._ledger()
+
+    def _tokens(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("keyd_backend_up", "1 if the token signs.", labels=["token"])
+        strays = GaugeMetricFamily(
+            "keyd_token_stray_objects", "Unregistered key objects.", labels=["token"]
+        )
+        for backend in self._world.tokens.all():
+            status = backend.status()
+            up.add_metric([status.name], float(status.state is TokenState.ONLINE))
+            strays.add_metric([status.name], status.strays)
+        yield up
+        yield strays
+
+    def _ledger(self) -> Iterator[Metric]:
+        ledger = self._world.ledger
+        size = ledger.read(lambda view: view.log_size())
+        yield GaugeMetricFamily("keyd_log_entries", "Entries in the audit log.", value=size)
+        refuses = float(ledger.refusal() is not None)
+        yield GaugeMetricFamily(
+            "keyd_ledger_refuses", "1 if the ledger lets nothing be signed.", value=refuses
+        )
+        latest = ledger.checkpoint()
+        covered = latest.size if latest else 0
+        yield GaugeMetricFamily(
+            "keyd_checkpoint_entries", "Entries under the newest checkpoint.", value=covered
+        )
+
+
+def serve_metrics(
+    address: str, port: int, collectors: Iterable[Collector], registry: CollectorRegistry = REGISTRY
+) -> int:
+    """Serve the registry's metrics over HTTP in a thread; returns the port.
+
+    Raises: InvalidRequest (METRICS_NOT_LOOPBACK), OSError when the port is taken.
+    """
+    if not ipaddress.ip_address(address).is_loopback:
+        raise InvalidRequest(
+            "METRICS_NOT_LOOPBACK", f"metrics are served on loopback only, not on {address}"
+        )
+    for collector in collectors:
+        registry.register(collector)
+    server, _ = start_http_server(port, addr=address, registry=registry)
+    return int(server.server_port)

@@ -1,0 +1,206 @@
+"""A daemon from its start to its end: open, settle, serve, reload, drain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+import structlog
+
+from keyd.backends.tokens import TokenFleet
+from keyd.config.policy_file import load_policy
+from keyd.config.problems import ConfigurationError, problem
+from keyd.config.settings import Settings, split_address
+from keyd.daemon import systemd
+from keyd.daemon.assemble import check_kind, listeners, server_options, token_configs
+from keyd.daemon.clock import SystemClock, check_clock_against_log
+from keyd.daemon.clockwork import Clockwork
+from keyd.daemon.metrics_http import WorldMetrics, serve_metrics
+from keyd.daemon.policy_source import PolicyInForce, record_policy
+from keyd.daemon.signals import ForcedStop, Signals, Wish
+from keyd.daemon.status import describe, settled
+from keyd.errors import InvalidRequest, KeydError
+from keyd.ledger.opening import open_ledger
+from keyd.ledger.token_journal import LedgerTokenJournal
+from keyd.rpc.options import CannotListen
+from keyd.rpc.server import RpcServers
+from keyd.services.denials import DenialLog
+from keyd.services.recovery import close_open_intents
+from keyd.services.world import World
+
+_log = structlog.get_logger("keyd.daemon")
+_TICK_S = 1.0
+_START_LOOK_S = 0.05
+_TOKENS_STOP_S = 5.0
+
+Announce = Callable[[World, tuple[str, ...]], None]
+
+
+@dataclass
+class _Daemon:
+    """What the main thread works with while the daemon runs."""
+
+    settings: Settings
+    world: World
+    policy: PolicyInForce
+    servers: RpcServers
+    signals: Signals
+    clockwork: Clockwork
+    said: str = field(default="")
+
+
+def run(settings: Settings, announce: Announce | None = None) -> None:
+    """Serve until SIGTERM. Call it in the main thread, after hardening and log set-up.
+
+    `announce` is called once, when the daemon is ready, with its world and addresses. Raises:
+    KeydError when the daemon cannot start; whatever was started is stopped again.
+    """
+    signals = Signals()
+    signals.install()
+    with ExitStack() as stack:
+        daemon = _start(settings, signals, stack)
+        if _wait_for_tokens(daemon):
+            daemon.clockwork.start()
+            ready = describe(daemon.world.tokens, daemon.world.ledger)
+            _log.info("daemon_ready", status=ready)
+            systemd.notify("READY=1", f"STATUS={ready}")
+            if announce is not None:
+                announce(daemon.world, daemon.servers.addresses())
+            _serve(daemon)
+        _stop(daemon)
+    _log.info("daemon_stopped")
+
+
+def _start(settings: Settings, signals: Signals, stack: ExitStack) -> _Daemon:
+    """Everything in the order that nothing can be asked before it is known to be sound."""
+    policy = PolicyInForce(load_policy(settings.policy.file))
+    clock = SystemClock()
+    ledger = open_ledger(settings.daemon.ledger, anchor=settings.daemon.anchor)
+    stack.callback(ledger.close)
+    check_kind(settings, ledger.read(lambda view: view.identity()))
+    check_clock_against_log(clock, ledger)
+    if refusal := ledger.refusal():
+        _log.critical("ledger_refuses", reason=refusal)
+    else:
+        closed = close_open_intents(ledger, clock)
+        record_policy(ledger, clock, policy.current(), settings.policy.file)
+        _log.info("ledger_open", intents_closed=closed, policy=policy.current().revision)
+    fleet = _tokens(settings, LedgerTokenJournal(ledger), clock)
+    world = World(
+        ledger=ledger,
+        tokens=fleet,
+        clock=clock,
+        policy=policy,
+        denials=DenialLog(ledger, clock),
+        opaque_may_sign_tuf=settings.development.opaque_may_sign_tuf,
+    )
+    stack.callback(fleet.stop, _TOKENS_STOP_S)
+    fleet.start()
+    servers = RpcServers(world, listeners(settings), server_options(settings))
+    servers.start()
+    # If anything below fails, nobody may be left listening.
+    stack.callback(_close, servers)
+    _start_metrics(settings, world)
+    audit = settings.audit
+    clockwork = Clockwork(world, audit.log_token, audit.checkpoint_interval_s)
+    stack.callback(clockwork.stop)
+    return _Daemon(settings, world, policy, servers, signals, clockwork)
+
+
+def _tokens(settings: Settings, journal: LedgerTokenJournal, clock: SystemClock) -> TokenFleet:
+    try:
+        return TokenFleet(token_configs(settings), journal, clock)
+    except InvalidRequest as error:
+        found = problem(error.reason, "/token", error.message)
+        raise ConfigurationError("the configuration", [found]) from error
+
+
+def _start_metrics(settings: Settings, world: World) -> None:
+    if not settings.metrics.address:
+        return
+    host, port = split_address(settings.metrics.address)
+    try:
+        bound = serve_metrics(host, port, [WorldMetrics(world, version("keyd"))])
+    except OSError as error:
+        raise CannotListen(
+            "ADDRESS_UNUSABLE",
+            f"cannot serve metrics on {settings.metrics.address}: {error.strerror}",
+        ) from error
+    _log.info("metrics_listening", address=f"{host}:{bound}")
+
+
+def _wait_for_tokens(daemon: _Daemon) -> bool:
+    """Wait until no token is about to come up, at most `start_wait_s`; False: asked to stop."""
+    until = time.monotonic() + daemon.settings.daemon.start_wait_s
+    while not settled(daemon.world.tokens) and time.monotonic() < until:
+        _say_status(daemon)
+        wish = daemon.signals.wait(_START_LOOK_S)
+        if wish is Wish.STOP:
+            return False
+        if wish is Wish.RELOAD:
+            _reload(daemon)
+    return True
+
+
+def _serve(daemon: _Daemon) -> None:
+    """The main thread's work: wishes, the watchdog, and the status line."""
+    watchdog_s = systemd.watchdog_interval_s()
+    tick_s = min(_TICK_S, watchdog_s or _TICK_S)
+    while True:
+        wish = daemon.signals.wait(tick_s)
+        if wish is Wish.STOP:
+            return
+        if wish is Wish.RELOAD:
+            _reload(daemon)
+        _say_status(daemon)
+        if watchdog_s is not None:
+            # A ledger that hangs must not be petted over.
+            daemon.world.ledger.read(lambda view: view.log_size())
+            systemd.notify("WATCHDOG=1")
+
+
+def _say_status(daemon: _Daemon) -> None:
+    status = describe(daemon.world.tokens, daemon.world.ledger)
+    if status != daemon.said:
+        daemon.said = status
+        systemd.notify(f"STATUS={status}")
+
+
+def _reload(daemon: _Daemon) -> None:
+    """Certificates and policy, each whole or not at all; what is invalid changes nothing."""
+    systemd.notify(*systemd.reloading())
+    path = daemon.settings.policy.file
+    try:
+        policy = load_policy(path)
+        daemon.servers.reload_tls()
+        changed = record_policy(daemon.world.ledger, daemon.world.clock, policy, path)
+        daemon.policy.replace(policy)
+    except KeydError as error:
+        _log.error("reload_refused", reason=error.reason, message=error.message)
+    else:
+        _log.info("reloaded", policy=policy.revision, policy_changed=changed)
+    systemd.notify("READY=1")
+
+
+def _close(servers: RpcServers) -> None:
+    servers.stop(0.0)
+
+
+def _stop(daemon: _Daemon) -> None:
+    """Drain: no new calls, calls in flight get the grace period, or none after a second signal."""
+    systemd.notify("STOPPING=1", "STATUS=finishing calls")
+    _log.info("daemon_stopping")
+    signals = daemon.signals
+    try:
+        daemon.servers.begin_drain()
+        signals.impatient = True
+        if signals.wait(0) is Wish.STOP:
+            raise ForcedStop
+        finished = daemon.servers.stop(daemon.settings.daemon.stop_grace_s)
+    except ForcedStop:
+        finished = daemon.servers.stop(0.0)
+    if not finished:
+        _log.warning("calls_cut", hint="their outcome is recorded; clients may ask again")

@@ -1,0 +1,50 @@
+"""Signals as a queue that the main thread reads; a second request to stop does not wait."""
+
+from __future__ import annotations
+
+import queue
+import signal
+from enum import Enum
+from types import FrameType
+
+
+class Wish(Enum):
+    """What a signal asks for."""
+
+    STOP = "stop"
+    RELOAD = "reload"
+
+
+class ForcedStop(Exception):
+    """A second SIGTERM or SIGINT: calls in flight are cut."""
+
+
+class Signals:
+    """Installed once, in the main thread. `impatient` lets a further stop raise ForcedStop."""
+
+    def __init__(self) -> None:
+        self._wishes: queue.SimpleQueue[Wish] = queue.SimpleQueue()
+        self._stopping = False
+        self.impatient = False
+
+    def install(self) -> None:
+        """Take over SIGTERM, SIGINT and SIGHUP."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._received)
+
+    def wait(self, timeout_s: float) -> Wish | None:
+        """The next wish, or None when there was none in time."""
+        try:
+            return self._wishes.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._wishes.put(Wish.RELOAD)
+            return
+        if self._stopping and self.impatient:
+            self.impatient = False
+            raise ForcedStop
+        self._stopping = True
+        self._wishes.put(Wish.STOP)
