@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,44 @@ def _write(descriptor: int, data: bytes) -> int:
     return written
 
 
+def write(directory: Path, state: AnchorState) -> int:
+    """Replace the anchor's file atomically by the essence of `state`; return its descriptor.
+
+    Raises: OSError.
+    """
+    new = directory / f"{FILE}.new"
+    new.unlink(missing_ok=True)
+    descriptor = create_file(new)
+    try:
+        _write(descriptor, _essence(state))
+        os.fsync(descriptor)
+        failpoint(Failpoint.LEDGER_ANCHOR_REWRITTEN)
+        new.rename(directory / FILE)
+        flush_directory(directory)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def set_aside(directory: Path, now: datetime) -> None:
+    """Keep an anchor that is about to be replaced: it may be another ledger's. Raises: OSError."""
+    if exists(directory):
+        kept = directory / f"{FILE}.replaced-{now.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+        (directory / FILE).rename(kept)
+        flush_directory(directory)
+
+
+def _essence(state: AnchorState) -> bytes:
+    lines: list[Line] = [
+        {"anchor": _FORMAT, "ledger": state.ledger_id},
+        {"size": state.size, "root": state.root.hex(), "marks": list(state.marks)},
+    ]
+    if state.checkpoint:
+        lines.append({"checkpoint": state.checkpoint})
+    return b"".join(_render(line) for line in lines)
+
+
 class Anchor:
     """An open anchor, owned by this process."""
 
@@ -194,34 +233,12 @@ class Anchor:
             return False
 
     def _rewrite(self) -> None:
-        """Replace the file atomically by its essence: header, head, marks, last checkpoint."""
         self._close_file()
-        new = self.directory / f"{FILE}.new"
-        new.unlink(missing_ok=True)
-        descriptor = create_file(new)
-        try:
-            self._bytes = _write(descriptor, self._essence())
-            os.fsync(descriptor)
-            failpoint(Failpoint.LEDGER_ANCHOR_REWRITTEN)
-            new.rename(self.directory / FILE)
-            flush_directory(self.directory)
-        except OSError:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
+        self._descriptor = write(self.directory, self.state)
+        self._bytes = os.fstat(self._descriptor).st_size
         self._rewrite_at = max(_REWRITE_BYTES, 4 * self._bytes)
         self._dirty = False
         self._synced_at = self._monotonic()
-
-    def _essence(self) -> bytes:
-        state = self.state
-        lines: list[Line] = [
-            {"anchor": _FORMAT, "ledger": state.ledger_id},
-            {"size": state.size, "root": state.root.hex(), "marks": list(state.marks)},
-        ]
-        if state.checkpoint:
-            lines.append({"checkpoint": state.checkpoint})
-        return b"".join(_render(line) for line in lines)
 
     def _close_file(self) -> None:
         if self._descriptor >= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from datetime import datetime
 from pathlib import Path
 
 from keyd.domain import merkle
@@ -71,7 +72,7 @@ def create_ledger(
             raise translate(error) from error
         if anchor is not None:
             state = anchors.AnchorState(identity.ledger_id, 1, root)
-            anchors.Anchor(anchor, state, anchors.lock(anchor)).close()
+            _write_anchor(anchor, state, identity.created_at if replace_anchor else None)
         failpoint(Failpoint.LEDGER_CREATED_UNNAMED)
         new.rename(directory / DATABASE)
         flush_directory(directory)
@@ -122,6 +123,16 @@ def _write_database(path: Path, identity: LedgerIdentity, anchor: Path | None) -
         connection.close()
     flush_file(path)
     return root
+
+
+def _write_anchor(directory: Path, state: anchors.AnchorState, replaced: datetime | None) -> None:
+    lock = anchors.lock(directory)
+    try:
+        if replaced is not None:
+            anchors.set_aside(directory, replaced)
+        os.close(anchors.write(directory, state))
+    finally:
+        lock.release()
 
 
 def _genesis(

@@ -20,6 +20,7 @@ from keyd.ledger.marks import Mark, Marks
 from keyd.ledger.readers import Readers
 from keyd.ledger.schema import check_version, migrate, migrations
 from keyd.ledger.sqlite import SqliteLedger
+from keyd.ledger.transaction import PUT_SETTING
 from keyd.ledger.view import SqliteView
 from keyd.ledger.writer import Writer
 
@@ -114,43 +115,32 @@ def prepare(path: Path, steps: Sequence[str]) -> None:
 def _anchor(path: Path, directory: Path | None) -> tuple[anchors.Anchor | None, Refusal | None]:
     """The anchor to write to, or why there is none and nothing may be written."""
     connection = connect_writer(path)
+    lock = None if directory is None else anchors.lock(directory)
     try:
         view = SqliteView(connection, StoredLog(connection))
-        recorded = view.setting(ANCHOR_SETTING)
-        if directory is None:
-            return None, _missing(f"the one in {recorded} is not configured") if recorded else None
-        held, refusal = _open_anchor(connection, view, directory, bool(recorded))
-        if held is not None and recorded != str(directory):
-            connection.execute(
-                "INSERT INTO settings VALUES (?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                (ANCHOR_SETTING, str(directory)),
-            )
-        return held, refusal
+        refusal = inspect_anchor(connection, view, directory)
+        if directory is None or lock is None or refusal is not None:
+            return None, refusal
+        if view.setting(ANCHOR_SETTING) != str(directory):
+            connection.execute(PUT_SETTING, (ANCHOR_SETTING, str(directory)))
+        held = anchors.Anchor(directory, current_state(connection, view), lock)
+        lock = None
+        return held, None
     finally:
+        if lock is not None:
+            lock.release()
         connection.close()
 
 
-def _open_anchor(
-    connection: sqlite3.Connection, view: SqliteView, directory: Path, expected: bool
-) -> tuple[anchors.Anchor | None, Refusal | None]:
-    lock = anchors.lock(directory)
-    try:
-        refusal = _look(connection, view, directory, expected)
-        if refusal is None:
-            return anchors.Anchor(directory, current_state(connection, view), lock), None
-    except BaseException:
-        lock.release()
-        raise
-    lock.release()
-    return None, refusal
-
-
-def _look(
-    connection: sqlite3.Connection, view: SqliteView, directory: Path, expected: bool
+def inspect_anchor(
+    connection: sqlite3.Connection, view: SqliteView, directory: Path | None
 ) -> Refusal | None:
+    """Compare the ledger with its anchor; None: it lacks nothing, or there never was an anchor."""
+    recorded = view.setting(ANCHOR_SETTING)
+    if directory is None:
+        return _missing(f"the one in {recorded} is not configured") if recorded else None
     if not anchors.exists(directory):
-        return _missing(f"{directory} holds none") if expected else None
+        return _missing(f"{directory} holds none") if recorded else None
     try:
         return compare(anchors.load(directory), view, StoredLog(connection))
     except StateCorrupt as error:

@@ -13,6 +13,7 @@ from keyd.domain.keys import Key
 from keyd.domain.records import (
     Delegation,
     Intent,
+    LostVersions,
     OpaqueSignature,
     PinAttempt,
     Repository,
@@ -27,6 +28,9 @@ from keyd.ledger.log import StoredLog
 from keyd.ledger.marks import Mark
 from keyd.ledger.versions import VersionWriting
 
+PUT_SETTING = (
+    "INSERT INTO settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
 _PUT_ROLE = """
 INSERT INTO roles VALUES (:repository, :name, :epoch,
     max(:high_water, coalesce((SELECT max(last) FROM lost_versions WHERE repository = :repository
@@ -47,11 +51,7 @@ class SqliteTransaction(VersionWriting):
         return self._pending.append(entry)
 
     def put_setting(self, name: str, value: str) -> None:
-        self._execute(
-            "INSERT INTO settings VALUES (?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, value),
-        )
+        self._execute(PUT_SETTING, (name, value))
 
     # --- keys ---------------------------------------------------------------------------------
 
@@ -220,6 +220,22 @@ class SqliteTransaction(VersionWriting):
             (named.size, named.root, named.note),
         )
         self.note = named.note
+
+    # --- repair -------------------------------------------------------------------------------
+
+    def put_lost(self, lost: LostVersions) -> None:
+        """Take versions for used; raises the mark of the role, if the ledger still knows it."""
+        self._execute(
+            "INSERT INTO lost_versions VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (lost.repository, lost.role, lost.epoch, lost.first, lost.last, lost.digest, lost.leaf),
+        )
+        role = self.role(lost.repository, lost.role)
+        if role is not None:
+            self.put_role(replace(role, epoch=lost.epoch, high_water=lost.last))
+
+    def put_origin(self, origin: str) -> None:
+        """Give the log another name."""
+        self._execute("UPDATE identity SET origin = ?", (origin,))
 
     # --- tokens -------------------------------------------------------------------------------
 

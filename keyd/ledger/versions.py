@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
 
+from keyd.domain.audit import Event
 from keyd.domain.records import Reservation, ReservationState, StoredSignature, VersionRecord
 from keyd.errors import AlreadyExists, Equivocation, PolicyViolation, StateCorrupt
 from keyd.ledger import codec
@@ -80,9 +81,9 @@ class VersionWriting(SqliteView):
     def put_reservation(self, reservation: Reservation, payload: bytes) -> None:
         """Insert, or update the state; a new one raises the role's high-water mark and revision.
 
-        A new reservation in state RESERVED must be above the mark, unless the version was imported
-        with the same payload or its reservation was voided; in other states it records what was
-        signed elsewhere, which may be older.
+        A version to be signed here must be above the mark, unless it was imported with the same
+        payload or its reservation was voided. One that a METADATA_IMPORTED leaf announces was
+        signed elsewhere and may be older.
 
         Raises: Equivocation (VERSION_ALREADY_SIGNED_DIFFERENTLY), PolicyViolation
         (VERSION_NOT_INCREASING), StateCorrupt (LEDGER_INVARIANT) for a payload, epoch or leaf that
@@ -96,12 +97,12 @@ class VersionWriting(SqliteView):
         if reservation.state is not ReservationState.RESERVED and self._changes(_ADVANCE, known):
             return
         standing = self._raise_mark(reservation)
-        if standing is not None:
-            if standing.reserved:
-                self._execute(_ADVANCE, known)
-                return
+        if standing is not None and standing.reserved:
+            self._execute(_ADVANCE, known)
+            return
+        event = self._check_leaf(reservation.leaf, reservation)
+        if standing is not None and event is not Event.METADATA_IMPORTED:
             _check_repeatable(reservation, standing)
-        self._check_leaf(reservation.leaf, reservation)
         self._put_payload(reservation.digest, payload)
         self._insert_reservation(reservation)
 
@@ -158,8 +159,8 @@ class VersionWriting(SqliteView):
             raise _invariant(f"{by.repository}/{by.role} is in epoch {standing.epoch}")
         return standing
 
-    def _check_leaf(self, leaf: int, reservation: Reservation) -> None:
-        """The log entry that announces a record names what it is about."""
+    def _check_leaf(self, leaf: int, reservation: Reservation) -> Event:
+        """The log entry that announces a record must name what it is about; return its event."""
         entry = self._pending.entry(leaf)
         expected = {**_named(reservation), "payload_sha256": reservation.digest}
         if entry is None or any(entry.fields.get(n) != v for n, v in expected.items()):
@@ -167,6 +168,7 @@ class VersionWriting(SqliteView):
                 f"the log entry {leaf} does not announce version {reservation.version} of "
                 f"{reservation.repository}/{reservation.role}"
             )
+        return entry.event
 
     def _put_payload(self, digest: str, payload: bytes) -> None:
         if hashlib.sha256(payload).hexdigest() != digest:
@@ -234,9 +236,8 @@ class VersionWriting(SqliteView):
 
 
 def _check_repeatable(reservation: Reservation, standing: _Standing) -> None:
-    """A version at or below the mark: imported with this payload, voided, or signed elsewhere."""
-    signed_here = reservation.state is ReservationState.RESERVED
-    if signed_here and not standing.recorded and not standing.voided:
+    """A version at or below the mark can be signed if it is known by this payload, or voided."""
+    if not standing.recorded and not standing.voided:
         raise PolicyViolation(
             "VERSION_NOT_INCREASING",
             f"version {reservation.version} of {reservation.repository}/{reservation.role} is "

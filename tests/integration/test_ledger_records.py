@@ -246,11 +246,12 @@ def test_a_reservation_raises_the_mark_and_only_above_it(ledger: SqliteLedger) -
 
 def test_what_was_signed_elsewhere_may_be_older(ledger: SqliteLedger) -> None:
     ledger.transact(reserve(5))
-    old = reservation(4, state=ReservationState.ACCEPTED)
+    old = reservation(4)
 
     def take_in(tx: SqliteTransaction) -> None:
         leaf = tx.append(entry(Event.METADATA_IMPORTED, named(old)))
         tx.put_reservation(replace(old, leaf=leaf), payload(4))
+        tx.put_reservation(replace(old, state=ReservationState.ACCEPTED), payload(4))
 
     ledger.transact(take_in)
     assert role_of(ledger).high_water == 5

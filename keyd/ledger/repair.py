@@ -1,0 +1,235 @@
+"""Repair after a loss: explicit, offline, on the record, and it only ever raises marks.
+
+A ledger that was restored from a backup cannot know what was signed since. Its anchor knows the
+highest versions; whoever knows more (the published repository) can name them. All these versions
+count as used from then on, though their payloads are lost here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from keyd.domain.audit import Entry, Event
+from keyd.domain.records import LostVersions
+from keyd.errors import InvalidRequest, StateCorrupt
+from keyd.failpoints import Failpoint, failpoint
+from keyd.ledger import anchor as anchors
+from keyd.ledger.create import ANCHOR_SETTING, check_apart
+from keyd.ledger.database import DATABASE, connect_writer, translate
+from keyd.ledger.gap import Refusal
+from keyd.ledger.log import PendingLog, StoredLog
+from keyd.ledger.marks import Mark
+from keyd.ledger.opening import current_state, inspect_anchor, lock_ledger, prepare
+from keyd.ledger.schema import migrations
+from keyd.ledger.transaction import SqliteTransaction
+from keyd.ledger.view import SqliteView
+from keyd.ledger.writer import load_frontier
+from keyd.ports import Clock
+
+_UNREADABLE = ("ANCHOR_MISSING", "ANCHOR_CORRUPT", "ANCHOR_FOREIGN")
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A mark that a repair raised from version `before`."""
+
+    mark: Mark
+    before: int
+
+    def __str__(self) -> str:
+        m = self.mark
+        digest = f" {m.digest}" if m.digest else ""
+        return f"{m.repository}/{m.role} epoch {m.epoch}: {self.before} -> {m.version}{digest}"
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a repair found and did; `leaf` is its log entry, `origin` the log's name since."""
+
+    refusal: str
+    raised: tuple[Raised, ...]
+    leaf: int
+    origin: str
+    previous_origin: str
+
+
+def repair(
+    directory: Path,
+    *,
+    clock: Clock,
+    principal: str,
+    anchor: Path | None,
+    raise_to: Mapping[tuple[str, str], int] | None = None,
+    replace_anchor: bool = False,
+) -> Repaired:
+    """Raise marks to what the anchor saw and to `raise_to`, (repository, role) → version used.
+
+    Needs the daemon stopped. `replace_anchor` accepts that the anchor is missing, damaged or
+    another ledger's (or, with `anchor` None, given up), and makes a new one: then only `raise_to`
+    tells what was lost.
+
+    A log that lost entries and goes on is another log: it gets a new origin, so that checkpoints
+    signed before and after never contradict each other under one name.
+
+    Raises: InvalidRequest (NOTHING_TO_REPAIR, MARK_NOT_RAISED), StateCorrupt (ANCHOR_MISSING,
+    ANCHOR_CORRUPT, ANCHOR_FOREIGN without `replace_anchor`), and what `open_ledger` raises.
+    """
+    check_apart(directory, anchor)
+    lock = lock_ledger(directory)
+    anchor_lock = None
+    try:
+        prepare(directory / DATABASE, migrations())
+        anchor_lock = anchors.lock(anchor) if anchor is not None else None
+        connection = connect_writer(directory / DATABASE)
+        try:
+            job = _Repair(connection, clock, principal, anchor)
+            return job.run(raise_to or {}, replace_anchor)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translate(error) from error
+    finally:
+        if anchor_lock is not None:
+            anchor_lock.release()
+        lock.release()
+
+
+class _Repair:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        clock: Clock,
+        principal: str,
+        anchor: Path | None,
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._principal = principal
+        self._anchor = anchor
+        self._frontier = load_frontier(connection)
+        self._view = SqliteView(connection, StoredLog(connection))
+
+    def run(self, raise_to: Mapping[tuple[str, str], int], replace_anchor: bool) -> Repaired:
+        refusal = inspect_anchor(self._connection, self._view, self._anchor)
+        if refusal is not None and refusal.reason in _UNREADABLE and not replace_anchor:
+            raise refusal.error()
+        raised = tuple(self._raised(refusal, raise_to))
+        if refusal is None and not raised:
+            raise InvalidRequest(
+                "NOTHING_TO_REPAIR", "the ledger is as new as its anchor, and no mark is to rise"
+            )
+        repaired = self._record(refusal, raised)
+        failpoint(Failpoint.LEDGER_REPAIR_COMMITTED)
+        if self._anchor is not None:
+            view = SqliteView(self._connection, StoredLog(self._connection))
+            state = current_state(self._connection, view)
+            if replace_anchor:
+                anchors.set_aside(self._anchor, self._clock.now())
+            os.close(anchors.write(self._anchor, state))
+        return repaired
+
+    def _raised(
+        self, refusal: Refusal | None, raise_to: Mapping[tuple[str, str], int]
+    ) -> Iterator[Raised]:
+        wanted = {} if refusal is None else {(g.mark[0], g.mark[1]): g.mark for g in refusal.gaps}
+        for (repository, role), version in raise_to.items():
+            wanted[repository, role] = self._named(repository, role, version, wanted)
+        for (repository, role), mark in sorted(wanted.items()):
+            before = self._reached(repository, role, mark.epoch)
+            if mark.version > before:
+                yield Raised(mark, before)
+
+    def _named(
+        self, repository: str, role: str, version: int, wanted: Mapping[tuple[str, str], Mark]
+    ) -> Mark:
+        """The mark for an explicit version. Raises: InvalidRequest when it raises nothing."""
+        found = self._view.role(repository, role)
+        seen = wanted.get((repository, role))
+        epoch = max(found.epoch if found else 0, seen.epoch if seen else 0)
+        floor = self._reached(repository, role, epoch)
+        if seen is not None and seen.epoch == epoch:
+            floor = max(floor, seen.version)
+        if version <= floor:
+            raise InvalidRequest(
+                "MARK_NOT_RAISED",
+                f"{repository}/{role} is known to have used version {floor}; name a higher one",
+            )
+        return Mark(repository, role, epoch, version, "")
+
+    def _reached(self, repository: str, role: str, epoch: int) -> int:
+        found = self._view.role(repository, role)
+        marks = [found.high_water] if found is not None and found.epoch == epoch else []
+        marks += [
+            lost.last
+            for lost in self._view.lost_versions(repository)
+            if (lost.role, lost.epoch) == (role, epoch)
+        ]
+        return max(marks, default=0)
+
+    def _record(self, refusal: Refusal | None, raised: tuple[Raised, ...]) -> Repaired:
+        now = self._clock.now()
+        previous = self._view.identity().origin
+        origin = previous if refusal is None else _next_origin(previous, now)
+        log = PendingLog(self._connection, self._frontier)
+        transaction = SqliteTransaction(self._connection, log)
+        self._connection.execute("BEGIN IMMEDIATE")
+        leaf = transaction.append(self._entry(refusal, raised, now, (previous, origin)))
+        for rise in raised:
+            transaction.put_lost(_lost(rise, leaf))
+        transaction.put_origin(origin)
+        transaction.put_setting(ANCHOR_SETTING, "" if self._anchor is None else str(self._anchor))
+        log.flush()
+        self._connection.execute("COMMIT")
+        return Repaired(str(refusal or ""), raised, leaf, origin, previous)
+
+    def _entry(
+        self,
+        refusal: Refusal | None,
+        raised: Iterable[Raised],
+        now: datetime,
+        origins: tuple[str, str],
+    ) -> Entry:
+        size, root = _seen(self._anchor)
+        return Entry(
+            event=Event.LEDGER_REPAIRED,
+            at=now,
+            principal=self._principal,
+            fields={
+                "reason": "" if refusal is None else refusal.reason,
+                "gaps": [] if refusal is None else [str(gap) for gap in refusal.gaps],
+                "raised": [str(r) for r in raised],
+                "anchor_size": size,
+                "anchor_root": root,
+                "previous_size": self._frontier.size,
+                "previous_root": self._frontier.root().hex(),
+                "previous_origin": origins[0],
+                "origin": origins[1],
+            },
+        )
+
+
+def _lost(rise: Raised, leaf: int) -> LostVersions:
+    m = rise.mark
+    return LostVersions(m.repository, m.role, m.epoch, rise.before + 1, m.version, m.digest, leaf)
+
+
+def _seen(anchor: Path | None) -> tuple[int, str]:
+    """What the anchor last saw of the log, as far as it can be read."""
+    if anchor is None or not anchors.exists(anchor):
+        return 0, ""
+    try:
+        state = anchors.load(anchor)
+    except StateCorrupt:
+        return 0, ""
+    return state.size, state.root.hex()
+
+
+def _next_origin(origin: str, now: datetime) -> str:
+    base = re.sub(r"/since-\d{8}T\d{6}Z$", "", origin)
+    return f"{base}/since-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
