@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from keyd.cli.development.certificates import CLIENT_URI
 from keyd.config.settings import SOCKET_PATH_BYTES
 from keyd.domain.methods import METHODS
-from keyd.errors import BackendUnavailable, InvalidRequest
+from keyd.errors import BackendUnavailable
 
 TOKEN = "softhsm"
 PRINCIPAL = "developer"
@@ -75,18 +77,17 @@ class Layout:
 
 
 def prepare_directory(folder: Path) -> Layout:
-    """Make the directory with mode 0700. Raises: InvalidRequest (DIRECTORY_UNUSABLE)."""
+    """Make the directory with mode 0700. Raises: click.UsageError when it will not do."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         root = folder.resolve(strict=True)
         if root.stat().st_uid == os.geteuid():
             root.chmod(0o700)
     except OSError as error:
-        raise InvalidRequest("DIRECTORY_UNUSABLE", f"{folder}: {error.strerror}") from error
+        raise click.UsageError(f"{folder} cannot be used: {error.strerror}") from error
     if any(character.isspace() or character in "\"'\\" for character in str(root)):
-        raise InvalidRequest(
-            "DIRECTORY_UNUSABLE",
-            f"{root}: SoftHSM cannot read directory names with blanks or quotes; choose another",
+        raise click.UsageError(
+            f"{root}: SoftHSM cannot read directory names with blanks or quotes; choose another"
         )
     return Layout(root)
 
