@@ -1,7 +1,9 @@
 """Named places where a test may have the process killed as if the power had gone.
 
 `KEYD_FAILPOINT=name` (or `name:count` for the count-th passage) in the environment, read once at
-import, makes `failpoint(name)` send SIGKILL to this process. Without the variable it does nothing.
+import, makes `failpoint(name)` send SIGKILL to this process. With `@/path` at the end, passages
+count only while that file exists: a daemon passes many places while it starts. Without the variable
+nothing happens.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 
 VARIABLE = "KEYD_FAILPOINT"
 
@@ -43,7 +46,8 @@ def _killer(setting: str) -> Callable[[Failpoint], None]:
 
     Raises: ValueError for an unknown name or count, so that no test injects nothing by a typo.
     """
-    name, _, count = setting.partition(":")
+    place, _, armed_by = setting.partition("@")
+    name, _, count = place.partition(":")
     wanted = Failpoint(name)
     left = int(count or 1)
     if left < 1:
@@ -51,7 +55,7 @@ def _killer(setting: str) -> Callable[[Failpoint], None]:
 
     def kill(point: Failpoint) -> None:
         nonlocal left
-        if point is wanted:
+        if point is wanted and (not armed_by or Path(armed_by).exists()):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)

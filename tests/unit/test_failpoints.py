@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,15 @@ def test_kills_at_the_named_passage(setting: str, printed: str) -> None:
 @pytest.mark.parametrize("setting", [None, "ledger.group_committed:4", "ledger.backup_copied"])
 def test_does_nothing_elsewhere(setting: str | None) -> None:
     assert run(setting).returncode == 0
+
+
+def test_passages_count_only_while_the_file_exists(tmp_path: Path) -> None:
+    armed = tmp_path / "armed"
+    assert run(f"ledger.group_committed:2@{armed}").returncode == 0
+    armed.touch()
+    done = run(f"ledger.group_committed:2@{armed}")
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout == "0\n1\n"
 
 
 @pytest.mark.parametrize("setting", ["ledger.typo", "ledger.group_committed:0", "ledger:x"])
