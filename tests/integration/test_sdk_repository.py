@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot
 
+from demo.web import download, new_client, over_http
 from keyd_client import Client, KeydRepository, KeydSigner, Profile, RoleKeys, errors, store
-from tests.published import download, new_client, over_http
 from tests.serving import Place, make_place, serve
 
 ROLES = {
