@@ -97,7 +97,7 @@ def _start(settings: Settings, signals: Signals, stack: ExitStack) -> _Daemon:
         denials=DenialLog(ledger, clock),
         opaque_may_sign_tuf=settings.development.opaque_may_sign_tuf,
     )
-    stack.callback(fleet.stop, _TOKENS_STOP_S)
+    stack.callback(_stop_tokens, fleet, signals)
     fleet.start()
     servers = RpcServers(world, listeners(settings), server_options(settings))
     servers.start()
@@ -185,6 +185,10 @@ def _reload(daemon: _Daemon) -> None:
     systemd.notify("READY=1")
 
 
+def _stop_tokens(fleet: TokenFleet, signals: Signals) -> None:
+    fleet.stop(0.0 if signals.forced else _TOKENS_STOP_S)
+
+
 def _close(servers: RpcServers) -> None:
     servers.stop(0.0)
 
@@ -198,6 +202,7 @@ def _stop(daemon: _Daemon) -> None:
         daemon.servers.begin_drain()
         signals.impatient = True
         if signals.wait(0) is Wish.STOP:
+            signals.forced = True
             raise ForcedStop
         finished = daemon.servers.stop(daemon.settings.daemon.stop_grace_s)
     except ForcedStop:

@@ -20,12 +20,16 @@ class ForcedStop(Exception):
 
 
 class Signals:
-    """Installed once, in the main thread. `impatient` lets a further stop raise ForcedStop."""
+    """Installed once, in the main thread.
+
+    `impatient` lets a further stop raise ForcedStop, once; `forced` remembers that it did.
+    """
 
     def __init__(self) -> None:
         self._wishes: queue.SimpleQueue[Wish] = queue.SimpleQueue()
         self._stopping = False
         self.impatient = False
+        self.forced = False
 
     def install(self) -> None:
         """Take over SIGTERM, SIGINT and SIGHUP."""
@@ -44,7 +48,7 @@ class Signals:
             self._wishes.put(Wish.RELOAD)
             return
         if self._stopping and self.impatient:
-            self.impatient = False
+            self.impatient, self.forced = False, True
             raise ForcedStop
         self._stopping = True
         self._wishes.put(Wish.STOP)
