@@ -66,7 +66,7 @@ class AnchorState:
 def exists(directory: Path) -> bool:
     """Whether an anchor lies in the directory (a link counts: it must not be overwritten)."""
     path = directory / FILE
-    return path.is_symlink() or path.exists()
+    return os.path.lexists(path)
 
 
 def load(directory: Path) -> AnchorState:

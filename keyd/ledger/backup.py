@@ -92,7 +92,7 @@ def restore(source: Path, directory: Path, now: datetime) -> Backup:
         # A WAL of the old file next to the restored one would be taken for the new one's.
         for part in _PARTS:
             old = directory / f"{DATABASE}{part}"
-            if old.is_symlink() or old.exists():
+            if os.path.lexists(old):
                 old.rename(directory / f"{DATABASE}.replaced-{_stamp(now)}{part}")
         new.rename(directory / DATABASE)
         flush_directory(directory)
@@ -126,7 +126,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> Backup:
 
 
 def _refuse_existing(target: Path) -> None:
-    if target.is_symlink() or target.exists():
+    if os.path.lexists(target):
         raise AlreadyExists("BACKUP_EXISTS", f"{target} is there already; choose another name")
 
 

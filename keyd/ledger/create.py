@@ -94,7 +94,7 @@ def check_apart(directory: Path, anchor: Path | None) -> None:
 def _check_vacant(directory: Path, anchor: Path | None, replace_anchor: bool) -> None:
     remains = [directory / f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm")]
     for path in remains:
-        if path.is_symlink() or path.exists():
+        if os.path.lexists(path):
             raise AlreadyExists(
                 "LEDGER_EXISTS", f"{path} is there; open it, or choose another directory"
             )

@@ -48,7 +48,7 @@ def check_file(path: Path) -> None:
 
 def check_file_if_there(path: Path) -> None:
     """`check_file`, for files that may be absent."""
-    if path.is_symlink() or path.exists():
+    if os.path.lexists(path):
         check_file(path)
 
 

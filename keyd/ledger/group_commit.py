@@ -60,12 +60,18 @@ class GroupCommitter(Generic[W]):
     """A bounded queue and its writing thread. Safe between threads."""
 
     def __init__(
-        self, perform: Perform[W], idle: Callable[[], None], *, stall_s: float = STALL_S
+        self,
+        perform: Perform[W],
+        idle: Callable[[], None],
+        *,
+        stall_s: float = STALL_S,
+        idle_s: float = _IDLE_S,
     ) -> None:
-        """`idle` runs on the writing thread when a second has passed without work."""
+        """`idle` runs on the writing thread once, when `idle_s` have passed since the last work."""
         self._perform = perform
         self._idle = idle
         self._stall_s = stall_s
+        self._idle_s = idle_s
         self._condition = threading.Condition()
         self._waiting: deque[_Job[W]] = deque()
         self._waiting_pieces = 0
@@ -152,7 +158,7 @@ class GroupCommitter(Generic[W]):
     def _run(self) -> None:
         idle_due = False
         while True:
-            jobs = self._take(_IDLE_S if idle_due else None)
+            jobs = self._take(self._idle_s if idle_due else None)
             if jobs is None:
                 return
             if jobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,15 +81,16 @@ def _writer(path: Path, anchor: anchors.Anchor | None) -> Writer:
 def lock_ledger(directory: Path) -> Lock:
     """Own the ledger in `directory`, after checking who may touch it. Raises: as `open_ledger`."""
     path = directory / DATABASE
-    if not directory.is_symlink() and not path.is_symlink() and not path.exists():
-        raise NotFound(
-            "LEDGER_MISSING",
-            f"there is no ledger in {directory}; restore it, or make the first one with keyd init",
-        )
-    check_directory(directory)
+    for needed, check in ((directory, check_directory), (path, check_file)):
+        if not os.path.lexists(needed):
+            raise NotFound(
+                "LEDGER_MISSING",
+                f"there is no ledger in {directory}; restore it, or make the first one with "
+                "keyd init",
+            )
+        check(needed)
     lock = Lock(directory / LOCK, "LEDGER_IN_USE")
     try:
-        check_file(path)
         check_file_if_there(path.with_name(f"{DATABASE}-wal"))
         check_file_if_there(path.with_name(f"{DATABASE}-shm"))
     except KeydError:
