@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from keyd.domain import canonical, public_keys
 from keyd.domain.keys import Content, Key, KeySpec, Scheme
@@ -24,6 +22,7 @@ from keyd.services.released import Released
 from keyd.services.repositories import bootstrap
 from keyd.services.sign import sign
 from keyd.services.world import World
+from tests.authors import Signed, Writer
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
 
 ADMIN = Caller("unix:admin", "unix", local_admin=True)
@@ -98,71 +97,18 @@ def make_key(
     )
 
 
-Signed = dict[str, Any]
-
-
-class Author:
+class Author(Writer):
     """Writes payloads of one repository and has them signed; knows its keys by name."""
 
     def __init__(self, world: World, repository: str, keys: Mapping[str, Key]) -> None:
+        super().__init__(world.clock.now, self._tuf_key_of)
         self.world = world
         self.repository = repository
         self.keys = dict(keys)
 
-    def common(self, kind: str, version: int, days: float) -> Signed:
-        expires = (self.world.clock.now() + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {"_type": kind, "spec_version": "1.0.31", "version": version, "expires": expires}
-
-    def key_objects(self, *names: str) -> Signed:
-        pairs = (public_keys.tuf_key(self.keys[n].public_der, self.keys[n].scheme) for n in names)
-        return dict(pairs)
-
-    def listing(self, threshold: int, *names: str) -> Signed:
-        return {"keyids": list(self.key_objects(*names)), "threshold": threshold}
-
-    def root(self, version: int = 1, days: float = 365, **roles: tuple[int, list[str]]) -> Signed:
-        """Root metadata; `roles` override (threshold, key names) of the usual ones."""
-        given = {
-            "root": (2, ["root-1", "root-2", "root-3"]),
-            "targets": (1, ["targets"]),
-            "snapshot": (1, ["snapshot"]),
-            "timestamp": (1, ["timestamp"]),
-            **roles,
-        }
-        names = sorted({name for _, listed in given.values() for name in listed})
-        return {
-            **self.common("root", version, days),
-            "consistent_snapshot": True,
-            "keys": self.key_objects(*names),
-            "roles": {role: self.listing(m, *listed) for role, (m, listed) in given.items()},
-        }
-
-    def targets(self, version: int = 1, days: float = 90, **members: Any) -> Signed:
-        return {**self.common("targets", version, days), "targets": {}, **members}
-
-    def delegating(self, version: int, **roles: tuple[int, list[str]]) -> Signed:
-        """Targets that delegate `roles`, each all paths below its own name."""
-        names = sorted({name for _, listed in roles.values() for name in listed})
-        entries = [
-            {
-                "name": role,
-                **self.listing(m, *listed),
-                "paths": [f"{role}/*"],
-                "terminating": False,
-            }
-            for role, (m, listed) in roles.items()
-        ]
-        delegations = {"keys": self.key_objects(*names), "roles": entries}
-        return self.targets(version, delegations=delegations)
-
-    def snapshot(self, version: int = 1, **versions: int) -> Signed:
-        listed = {"targets": 1, **versions}
-        meta = {f"{role}.json": {"version": number} for role, number in listed.items()}
-        return {**self.common("snapshot", version, 7), "meta": meta}
-
-    def timestamp(self, version: int = 1, snapshot: int = 1) -> Signed:
-        meta = {"snapshot.json": {"version": snapshot}}
-        return {**self.common("timestamp", version, 1), "meta": meta}
+    def _tuf_key_of(self, name: str) -> tuple[str, Signed]:
+        key = self.keys[name]
+        return public_keys.tuf_key(key.public_der, key.scheme)
 
     def request(self, key: str, role: str, signed: Signed | bytes, **fields: str) -> SigningRequest:
         """A request that names everything."""

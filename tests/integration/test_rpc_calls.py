@@ -27,8 +27,9 @@ from keyd_protos.v1 import (
     tokens_pb2,
     tokens_pb2_grpc,
 )
+from tests.authors import Signed
 from tests.serving import Place, Serving, refused, serve
-from tests.worlds import Author, Signed, make_key, new_author
+from tests.worlds import Author, make_key, new_author
 
 LIMIT_S = 20.0
 
