@@ -20,7 +20,7 @@ _CKU_USER = 1
 _UNLIMITED = (0, ctypes.c_ulong(-1).value)  # CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION
 
 # Places in CK_FUNCTION_LIST, whose entry 0 is the version. The standard guarantees no other export.
-_INITIALIZE, _FINALIZE, _GET_TOKEN_INFO, _LOGIN, _LOGOUT = 1, 2, 7, 19, 20
+_INITIALIZE, _FINALIZE, _GET_TOKEN_INFO, _LOGIN = 1, 2, 7, 19
 
 # Codes of C_Login that say that the PIN was looked at and not taken.
 _REJECTED = {
@@ -125,14 +125,20 @@ class Module:
         _check(call(slot.slot_id, ctypes.byref(info)))
         return None if info.max_sessions in _UNLIMITED else int(info.max_sessions)
 
-    def login(self, token: Token, pin: bytearray) -> Session:
-        """Open the session that holds the login, and call C_Login once.
+    def open_anchor(self, token: Token) -> Session | None:
+        """The session that will hold the login; None where opening and login are one call.
 
-        Raises: WorkerFailure (its `pin_presented` tells whether C_Login was reached).
+        Opened apart from the login, so that a module that dies here has spent no PIN try.
         """
-        if self._locking is None:
+        return token.open() if self._locking else None
+
+    def login(self, token: Token, anchor: Session | None, pin: bytearray) -> Session:
+        """Call C_Login once and return the session that holds the login.
+
+        Raises: WorkerFailure with `pin_presented`.
+        """
+        if self._locking is None or anchor is None:
             return _open_with_pin(token, pin)
-        anchor = token.open()
         call = self._locking.entry(
             _LOGIN, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong
         )
@@ -145,15 +151,6 @@ class Module:
         if code := _REJECTED.get(rv):
             raise WorkerFailure(Failure.KIND_PIN_INCORRECT, code, presented=True)
         raise WorkerFailure(Failure.KIND_TOKEN_FAILED, f"CKR_{rv:#x}", presented=True)
-
-    def logout(self, anchor: Session) -> None:
-        """End the login that `anchor` holds, and the session; both may be gone already."""
-        try:
-            if self._locking is not None:
-                self._locking.entry(_LOGOUT, ctypes.c_ulong)(cast(Any, anchor).handle)
-            anchor.close()
-        except PKCS11Error:
-            return
 
 
 def _one_function_list(path: str) -> bool:

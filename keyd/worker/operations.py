@@ -74,7 +74,7 @@ def inventory(seat: ThreadSeat) -> KeyPairs:
 
 def _sign(seat: ThreadSeat, request: Sign) -> bytes:
     reference = request.key
-    key = seat.keys.get((reference.cka_id, reference.public_der))
+    key = seat.key((reference.cka_id, reference.public_der))
     if key is None:
         key = _resolve(seat, reference)
     try:
@@ -98,7 +98,7 @@ def _resolve(seat: ThreadSeat, reference: KeyReference) -> SignMixin:
         raise WorkerFailure(Failure.KIND_KEY_NOT_FOUND, "PUBLIC_KEY_DIFFERS")
     key = _signing(members.private[0])
     _prove(seat, key, reference, public)
-    seat.keys[reference.cka_id, reference.public_der] = key
+    seat.keep((reference.cka_id, reference.public_der), key)
     return key
 
 
@@ -111,12 +111,12 @@ def _signing(key: Object) -> SignMixin:
 def _prove(
     seat: ThreadSeat, key: SignMixin, reference: KeyReference, public: public_keys.PublicKey
 ) -> None:
-    """Sign and verify once per login: labels and IDs can be swapped by anyone with the PIN."""
-    identity = (reference.cka_id, reference.public_der)
-    if identity in seat.token.proven:
+    """Sign and verify once per object: labels and IDs can be swapped by anyone with the PIN."""
+    proof = (key.handle, reference.public_der)
+    if proof in seat.token.proven:
         return
     challenge = _PAIR_TEST + os.urandom(32)
     signature = schemes.sign(key, reference.scheme, challenge, seat.token.mechanisms)
     if not schemes.verifies(public, reference.scheme, signature, challenge):
         raise WorkerFailure(Failure.KIND_PAIR_BROKEN, "PAIR_TEST")
-    seat.token.proven.add(identity)
+    seat.token.proven.add(proof)

@@ -38,8 +38,10 @@ def pin_of(login: Login) -> Iterator[bytearray]:
 
 
 def _read(path: str) -> bytearray:
+    # Without O_NONBLOCK a FIFO would keep us waiting for its writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, flags)
     except OSError as error:
         raise _unavailable(f"PIN_FILE_{type(error).__name__}") from error
     try:

@@ -53,13 +53,13 @@ class Server:
         self._writing = threading.Lock()
         self._buffer = FrameBuffer()
         self._waiting: deque[Request] = deque()
-        self._threads = 1
+        self._seats: list[ThreadSeat] = []
         self._busy = 0
         self._rest = threading.Condition()
 
     def start(self) -> None:
         """Start the first session thread; more follow when the token is open."""
-        threading.Thread(target=self._run, daemon=True).start()
+        self._start_thread(0)
 
     def finish(self, patience_s: float) -> None:
         """Wait for running requests, then C_Finalize; not while a thread is still in the module."""
@@ -71,8 +71,10 @@ class Server:
             except PKCS11Error:
                 self._diagnostics.say("worker_finalize_failed")
 
-    def _run(self) -> None:
-        seat: ThreadSeat | None = None
+    def _start_thread(self, number: int) -> None:
+        threading.Thread(target=self._run, args=(number,), daemon=True).start()
+
+    def _run(self, number: int) -> None:
         while True:
             with self._turn:
                 batch = self._take()
@@ -80,14 +82,12 @@ class Server:
                     return
                 if batch[0].WhichOneof("kind") in _ALONE:
                     self._rest_first()
-                    self._answer(batch, seat)
+                    self._answer(batch, None)
                     continue
                 with self._rest:
                     self._busy += 1
-            if seat is None and self._token is not None:
-                seat = ThreadSeat(self._token)
             try:
-                self._answer(batch, seat)
+                self._answer(batch, self._seats[number] if self._seats else None)
             finally:
                 with self._rest:
                     self._busy -= 1
@@ -123,7 +123,7 @@ class Server:
                 break
             ready += 1
             slow = slow or kind != "sign" or is_rsa(request.sign.key.scheme)
-        return math.ceil(ready / self._threads) if slow else ready
+        return math.ceil(ready / max(len(self._seats), 1)) if slow else ready
 
     def _rest_first(self) -> None:
         with self._rest:
@@ -196,10 +196,29 @@ class Server:
         return self._entered(self._token)
 
     def _entered(self, token: Token) -> Response:
-        while self._threads < token.sessions:
-            self._threads += 1
-            self.start()
-        return Response(opened=token.describe())
+        """Give each thread a session; fewer threads if the token does not have as many."""
+        if not self._seats:
+            self._seats = _seats(token)
+            for number in range(1, len(self._seats)):
+                self._start_thread(number)
+        opened = token.describe()
+        opened.sessions = len(self._seats)
+        return Response(opened=opened)
+
+
+def _seats(token: Token) -> list[ThreadSeat]:
+    seats = [ThreadSeat(token)]
+    seats[0].session()
+    try:
+        while len(seats) < token.sessions:
+            seat = ThreadSeat(token)
+            seat.session()
+            seats.append(seat)
+    except PKCS11Error:
+        # The token's limit, whatever it said of itself. The last one stays free to generate keys.
+        if len(seats) > 1:
+            seats.pop().drop()
+    return seats
 
 
 def _too_large(answers: FromWorker) -> FromWorker:

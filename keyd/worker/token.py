@@ -30,22 +30,24 @@ class Token:
         self._wanted_sessions = request.sessions
         self.module = Module(request.module)
         self._anchor: Session | None = None
+        self._logged_in = False
         self.entered = False
         self.incarnation = 0
-        self.logins = 0
-        self.proven: set[tuple[bytes, bytes]] = set()
+        # Private key handles and the public keys they were seen to belong to.
+        self.proven: set[tuple[int | None, bytes]] = set()
 
     def enter(self) -> None:
         """Find the token. Raises: PKCS11Error, WorkerFailure."""
         self._slot, self._info = self._find()
         self.mechanisms: set[Any] = set(self._slot.get_mechanisms())
         self._schemes = schemes.offered(self._slot)
+        self._anchor = self.module.open_anchor(self._info)
         self.sessions = self._affordable()
         self.entered = True
 
     def reopen(self) -> None:
         """C_Finalize, C_Initialize, find the token. Raises: PKCS11Error, WorkerFailure."""
-        self.entered = False
+        self.entered = self._logged_in = False
         self._anchor = None
         self.incarnation += 1
         self.proven.clear()
@@ -65,7 +67,6 @@ class Token:
             schemes=self._schemes,
             login_required=bool(info.flags & TokenFlag.LOGIN_REQUIRED),
             pin=_pin_state(info),
-            sessions=self.sessions,
         )
 
     def probe(self) -> PinState:
@@ -81,6 +82,9 @@ class Token:
 
         Raises: WorkerFailure, whose `pin_presented` says whether a try may be spent.
         """
+        if self._logged_in:
+            # C_Login would not even look at the PIN.
+            raise WorkerFailure(Failure.KIND_INVALID, "ALREADY_LOGGED_IN")
         try:
             before = self.probe()
         except PKCS11Error as error:
@@ -90,13 +94,9 @@ class Token:
         if before.final_try or (before.count_low and not request.accept_count_low):
             code = "USER_PIN_FINAL_TRY" if before.final_try else "USER_PIN_COUNT_LOW"
             raise WorkerFailure(Failure.KIND_PIN_TRIES_LOW, code)
-        if self._anchor is not None:
-            self.module.logout(self._anchor)
-            self._anchor = None
         with pin_of(request) as pin:
-            self._anchor = self.module.login(self._info, pin)
-        self.logins += 1
-        self.proven.clear()
+            self._anchor = self.module.login(self._info, self._anchor, pin)
+        self._logged_in = True
         return before
 
     def _find(self) -> tuple[Slot, TokenInfo]:
@@ -143,15 +143,14 @@ class ThreadSeat:
         self._session: Session | None = None
         self._keys: dict[tuple[bytes, bytes], SignMixin] = {}
         self._incarnation = 0
-        self._login = 0
 
-    @property
-    def keys(self) -> dict[tuple[bytes, bytes], SignMixin]:
-        """Handles by CKA_ID and public key; empty after each login, which voids them."""
-        if self._login != self.token.logins:
-            self._keys.clear()
-            self._login = self.token.logins
-        return self._keys
+    def key(self, identity: tuple[bytes, bytes]) -> SignMixin | None:
+        """The private key found before under this CKA_ID and public key, if it still counts."""
+        return self._keys.get(identity) if self._incarnation == self.token.incarnation else None
+
+    def keep(self, identity: tuple[bytes, bytes], key: SignMixin) -> None:
+        """Remember what `session` found; before a login no private key is ever found."""
+        self._keys[identity] = key
 
     def session(self) -> Session:
         """The session, opened if need be. Raises: PKCS11Error."""
