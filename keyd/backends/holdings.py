@@ -25,8 +25,9 @@ _FOREIGN = (
 
 
 class Holdings:
-    """`unusable` maps registered keys that may not sign to the reason; `known` are all of them.
+    """`unusable` maps registered keys that may not sign to the reason.
 
+    `seen` are keys that this token has had: registered ones, and those that signed or were made.
     Every method may raise WorkerRefused, WorkerLost and what the journal raises.
     """
 
@@ -37,7 +38,7 @@ class Holdings:
         self._journal = journal
         self._ask = ask
         self._board = board
-        self.known: frozenset[Identity] = frozenset()
+        self.seen: set[Identity] = set()
         self.unusable: Mapping[Identity, str] = MappingProxyType({})
         self._canary: Key | None = None
         self._tested_all = False
@@ -88,7 +89,7 @@ class Holdings:
         if not self._tested_all:
             stock = _without(stock, self._ask.self_check(stock.present))
             self._tested_all = True
-        self.known = frozenset(identity_of(key) for key in registered)
+        self.seen.update(map(identity_of, registered))
         self.unusable = MappingProxyType(stock.unusable)
         self._canary = canary(stock.present)
         self._stock_due = time.monotonic() + self._config.inventory_interval_s

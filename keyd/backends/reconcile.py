@@ -16,17 +16,17 @@ _CHEAPEST_FIRST = tuple(Scheme)
 
 @dataclass(frozen=True)
 class Reconciled:
-    """`unusable` maps CKA_ID and public key of registered keys to what is wrong with them."""
+    """`unusable` maps CKA_ID and public key of registered keys to what is wrong with them.
+
+    `foreign`: keys are registered and no object of any is here. It is another token, or this one
+    was re-initialised.
+    """
 
     present: tuple[Key, ...] = ()
     unusable: dict[Identity, str] = field(default_factory=dict)
     missing_keys: tuple[str, ...] = ()
     strays: int = 0
-
-    @property
-    def foreign(self) -> bool:
-        """Keys are registered and none is here: another token, or this one re-initialised."""
-        return bool(self.missing_keys) and not self.present
+    foreign: bool = False
 
 
 def identity_of(key: Key) -> Identity:
@@ -37,21 +37,17 @@ def identity_of(key: Key) -> Identity:
 def reconcile(registered: Iterable[Key], found: Sequence[FoundKey]) -> Reconciled:
     """Match registered keys by CKA_ID and public key; the rest of `found` are strays."""
     by_id = {each.cka_id: each for each in found}
-    present: list[Key] = []
-    unusable: dict[Identity, str] = {}
-    names: list[str] = []
-    claimed: set[bytes] = set()
-    for key in registered:
-        if key.state is KeyState.DESTROYED:
-            continue
-        if problem := _problem(key, by_id.get(key.cka_id)):
-            unusable[identity_of(key)] = problem
-            names.append(key.name)
-        else:
-            present.append(key)
-            claimed.add(key.cka_id)
-    strays = sum(each.cka_id not in claimed for each in found)
-    return Reconciled(tuple(present), unusable, tuple(sorted(names)), strays)
+    ours = [key for key in registered if key.state is not KeyState.DESTROYED]
+    problems = {key.name: _problem(key, by_id.get(key.cka_id)) for key in ours}
+    present = tuple(key for key in ours if not problems[key.name])
+    claimed = {key.cka_id for key in present}
+    return Reconciled(
+        present=present,
+        unusable={identity_of(key): problems[key.name] for key in ours if problems[key.name]},
+        missing_keys=tuple(sorted(name for name, problem in problems.items() if problem)),
+        strays=sum(each.cka_id not in claimed for each in found),
+        foreign=bool(ours) and not any(_resembles(key, by_id.get(key.cka_id)) for key in ours),
+    )
 
 
 def canary(keys: Iterable[Key]) -> Key | None:
@@ -82,6 +78,11 @@ def _canary_rank(key: Key) -> tuple[bool, int, int, str]:
         key.rsa_bits,
         key.name,
     )
+
+
+def _resembles(key: Key, found: FoundKey | None) -> bool:
+    # Several objects of one CKA_ID have no one public key to tell.
+    return found is not None and found.public_der in (key.public_der, b"")
 
 
 def _problem(key: Key, found: FoundKey | None) -> str:

@@ -373,10 +373,11 @@ class Supervisor:
             self._inbox.put(_Trouble(failure.code))
             return True
         key = request.sign.key
-        if kind == "sign" and (key.cka_id, key.public_der) in self.holdings.known:
-            if failure.kind == Failure.KIND_KEY_NOT_FOUND:
-                self._inbox.put(_Trouble(failure.code))
-                return True
+        if failure.kind == Failure.KIND_KEY_NOT_FOUND and kind == "sign":
+            lost = (key.cka_id, key.public_der) in self.holdings.seen
+            self._inbox.put(_Trouble(failure.code) if lost else _Recheck())
+            return lost
+        if failure.kind in (Failure.KIND_KEY_AMBIGUOUS, Failure.KIND_PAIR_BROKEN):
             self._inbox.put(_Recheck())
         return False
 

@@ -60,7 +60,7 @@ class WorkerToken:
             repeated = self._sign([items[i] for i in again], deadline)
             for i, outcome in zip(again, repeated, strict=True):
                 outcomes[i] = outcome
-        return [self._signature(outcome) for outcome in outcomes]
+        return [self._signature(*each) for each in zip(items, outcomes, strict=True)]
 
     def generate(self, spec: KeySpec, cka_id: bytes, label: str, timeout_s: float) -> FoundKey:
         if len(label.encode()) > _MAX_LABEL_BYTES:
@@ -71,8 +71,9 @@ class WorkerToken:
             scheme=spec.scheme.value, rsa_bits=spec.rsa_bits, cka_id=cka_id, label=label
         )
         limit_s = self._config.generate_timeout_s
-        answer = self._one(Request(generate=request), limit_s, timeout_s)
-        return to_found(answer.key_pair)
+        made = to_found(self._one(Request(generate=request), limit_s, timeout_s).key_pair)
+        self._supervisor.holdings.seen.add((made.cka_id, made.public_der))
+        return made
 
     def find(self, cka_id: bytes, timeout_s: float) -> FoundKey:
         limit_s = self._config.sign_timeout_s
@@ -136,11 +137,12 @@ class WorkerToken:
             raise refusals.for_failure(self.name, outcome.failure)
         return outcome
 
-    def _signature(self, outcome: Outcome) -> bytes | Exception:
+    def _signature(self, item: SignItem, outcome: Outcome) -> bytes | Exception:
         if isinstance(outcome, KeydError):
             return outcome
         if outcome.HasField("failure"):
             return refusals.for_failure(self.name, outcome.failure)
+        self._supervisor.holdings.seen.add((item.cka_id, item.public_der))
         return outcome.signed.signature
 
 

@@ -17,7 +17,6 @@ from tests.fleets import config_for
 from tests.softhsm import SoftHSMToken
 
 NAME = "subject"
-_TIMES = ("sign_timeout_s", "generate_timeout_s")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ def configured(path: Path) -> Subject:
         pin_source=f"file:{given['pin_file']}",
         sessions=given.get("sessions", 0),
         environment=given.get("environment", {}),
-        **{name: float(given[name]) for name in _TIMES if name in given},
+        sign_timeout_s=given.get("sign_timeout_s", TokenConfig.sign_timeout_s),
+        generate_timeout_s=given.get("generate_timeout_s", TokenConfig.generate_timeout_s),
     )
     schemes = given.get("schemes", [scheme.value for scheme in Scheme])
     return Subject(config, _specs(schemes, given.get("rsa_bits", [2048])))
