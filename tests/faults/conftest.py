@@ -1,0 +1,41 @@
+"""Tokens behind the misbehaving module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import MemoryTokenJournal
+from tests.faults.shim import Shim, build_shim
+from tests.softhsm import SoftHSMToken
+
+
+@pytest.fixture(scope="session")
+def shim_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def new_shim(
+    shim_module: Path, new_softhsm: Callable[[str], SoftHSMToken], tmp_path: Path
+) -> Callable[[str], Shim]:
+    """Makes tokens by label, each behind a shim with a control directory of its own."""
+
+    def create(label: str) -> Shim:
+        directory = tmp_path / f"shim-{label}"
+        directory.mkdir()
+        return Shim(new_softhsm(label), shim_module, directory)
+
+    return create
+
+
+@pytest.fixture
+def shim(new_shim: Callable[[str], Shim]) -> Shim:
+    return new_shim("test")
+
+
+@pytest.fixture
+def journal() -> MemoryTokenJournal:
+    return MemoryTokenJournal()

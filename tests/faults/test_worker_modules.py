@@ -1,0 +1,224 @@
+"""Modules that crash, hang, print and lie take down one worker at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from keyd.backends.tokens import TokenFleet
+from keyd.domain.tokens import TokenState
+from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, SelfCheckFailed
+from tests.fakes import MemoryTokenJournal
+from tests.faults.shim import Shim
+from tests.fleets import (
+    PATIENCE_S,
+    item,
+    make_key,
+    running,
+    sign_one,
+    wait_for_state,
+    wait_until,
+)
+
+# reliability D1: Cryptoki's return codes and one of a vendor.
+CODES = {
+    "DEVICE_REMOVED": 0x32,
+    "DEVICE_ERROR": 0x30,
+    "DEVICE_MEMORY": 0x31,
+    "SESSION_HANDLE_INVALID": 0xB3,
+    "SESSION_CLOSED": 0xB0,
+    "OBJECT_HANDLE_INVALID": 0x82,
+    "KEY_HANDLE_INVALID": 0x60,
+    "USER_NOT_LOGGED_IN": 0x101,
+    "TOKEN_NOT_PRESENT": 0xE0,
+    "PIN_INCORRECT": 0xA0,
+    "PIN_LOCKED": 0xA4,
+    "OPERATION_ACTIVE": 0x90,
+    "OPERATION_NOT_INITIALIZED": 0x91,
+    "BUFFER_TOO_SMALL": 0x150,
+    "FUNCTION_FAILED": 0x06,
+    "GENERAL_ERROR": 0x05,
+    "HOST_MEMORY": 0x02,
+    "VENDOR": 0x80000042,
+}
+FUNCTIONS = ("C_SignInit", "C_Sign")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_one_failed_call_costs_no_request(
+    function: str, shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    """Any code, early or late: the ladder's first steps mend it, without another login."""
+    with running(shim.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        key = make_key(token, journal)
+        for name, code in CODES.items():
+            if name == "USER_NOT_LOGGED_IN":
+                continue
+            for when in ("early", "late"):
+                shim.once(function, f"rv {code:x} {when}")
+                sign_one(token, key)
+                assert shim.obeyed(function), (name, when)
+        assert token.status().state is TokenState.ONLINE
+    assert shim.calls("C_Login") == 1
+
+
+@pytest.mark.parametrize("function", ["C_OpenSession", "C_FindObjectsInit", "C_FindObjects"])
+def test_failures_while_the_session_is_renewed(
+    function: str, shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    """Two failures in a row reach the supervisor; the request is retried once, all the same."""
+    with running(shim.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        key = make_key(token, journal)
+        sign_one(token, key)
+        for code in CODES.values():
+            shim.once("C_Sign", "rv 30 early")
+            shim.once(function, f"rv {code:x} early")
+            sign_one(token, key)
+        wait_for_state(token, TokenState.ONLINE)
+
+
+def test_a_lost_login_is_renewed_once(shim: Shim, journal: MemoryTokenJournal) -> None:
+    with running(shim.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        key = make_key(token, journal)
+        # Twice: the canary that judges the first failure sees the second.
+        shim.always("C_SignInit", "rv 101 early")
+        [outcome] = token.sign([item(key)], 1.0)
+        assert isinstance(outcome, KeydError)
+        shim.behave()
+        wait_for_state(token, TokenState.ONLINE)
+        sign_one(token, key)
+    attempts = [each for each in journal.attempts if each is not None]
+    assert shim.calls("C_Login") == len(attempts)
+
+
+def test_a_failing_token_is_offline_and_comes_back(shim: Shim, journal: MemoryTokenJournal) -> None:
+    with running(shim.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        key = make_key(token, journal)
+        shim.always("C_Sign", "rv 32 early")
+        started = time.monotonic()
+        [outcome] = token.sign([item(key)], PATIENCE_S)
+        assert isinstance(outcome, BackendUnavailable)
+        assert time.monotonic() - started < 2.5
+        wait_for_state(token, TokenState.OFFLINE)
+        shim.behave()
+        wait_for_state(token, TokenState.ONLINE)
+        sign_one(token, key)
+
+
+@pytest.mark.parametrize("order", ["abort", "exit"])
+def test_a_crash_costs_one_request(order: str, shim: Shim, journal: MemoryTokenJournal) -> None:
+    with running(shim.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        key = make_key(token, journal)
+        shim.once("C_Sign", order)
+        [outcome] = token.sign([item(key)], PATIENCE_S)
+        assert isinstance(outcome, BackendUnavailable)
+        assert outcome.details["outcome"] == "UNKNOWN_RECORDED"
+        # Callers that come during the recovery wait for it.
+        sign_one(token, key)
+    assert shim.calls("C_Login") == 2
+
+
+def test_a_hang_ends_at_the_callers_deadline_and_spares_others(
+    new_shim: Callable[[str], Shim], journal: MemoryTokenJournal
+) -> None:
+    ill, well = new_shim("ill"), new_shim("well")
+    configs = (ill.config(sign_timeout_s=0.6), well.config())
+    with running(*configs, journal=journal) as fleet:
+        sick, sound = fleet.get("ill"), fleet.get("well")
+        sick_key, sound_key = make_key(sick, journal), make_key(sound, journal)
+        sign_one(sick, sick_key)
+        ill.once("C_Sign", "hang")
+        started = time.monotonic()
+        [outcome] = sick.sign([item(sick_key)], 0.3)
+        assert isinstance(outcome, DeadlineExceeded)
+        assert outcome.details["outcome"] == "UNKNOWN_RECORDED"
+        assert time.monotonic() - started < 0.5
+        sign_one(sound, sound_key)
+        wait_until(lambda: ill.calls("C_Login") == 2, "the hung worker to be replaced")
+        wait_for_state(sick, TokenState.ONLINE)
+        sign_one(sick, sick_key)
+    assert well.calls("C_Login") == 1
+
+
+@pytest.mark.parametrize("function", ["C_Initialize", "C_OpenSession", "C_Login", "C_FindObjects"])
+def test_a_module_that_hangs_at_the_start_is_given_up(
+    function: str, shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    shim.once(function, "hang")
+    config = shim.config(open_timeout_s=0.5, generate_timeout_s=0.5)
+    with running(config, journal=journal) as fleet:
+        token = fleet.get("test")
+        if function == "C_Login":
+            # Whether a try was spent is unknown: never again without an operator.
+            wait_for_state(token, TokenState.PIN_REQUIRED)
+            assert shim.calls("C_Login") == 1
+            token.unlock(bytearray(shim.token.pin.encode()), PATIENCE_S)
+        wait_for_state(token, TokenState.ONLINE)
+        sign_one(token, make_key(token, journal))
+
+
+@pytest.mark.parametrize("order", ["abort", "exit"])
+@pytest.mark.parametrize("function", ["C_Initialize", "C_GetTokenInfo", "C_Finalize"])
+def test_a_module_that_crashes_at_start_or_end(
+    function: str, order: str, shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    shim.once(function, order)
+    with running(shim.config(), journal=journal) as fleet:
+        wait_for_state(fleet.get("test"), TokenState.ONLINE)
+
+
+def test_what_a_module_prints_goes_nowhere(
+    shim: Shim, journal: MemoryTokenJournal, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for function in ("C_Initialize", "C_Sign", "C_Finalize"):
+        shim.always(function, "print")
+    with running(shim.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        sign_one(token, make_key(token, journal))
+    printed = "".join(capfd.readouterr())
+    assert shim.calls("C_Sign")
+    assert "chatter" not in printed
+    assert shim.token.pin not in printed
+
+
+def test_a_flipped_bit_in_the_pair_test_refuses_the_new_key(
+    shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    with running(shim.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        shim.always("C_Sign", "flip")
+        with pytest.raises(SelfCheckFailed):
+            make_key(token, journal)
+        shim.behave()
+        sign_one(token, make_key(token, journal))
+
+
+def test_sessions_stay_within_a_small_limit(shim: Shim, journal: MemoryTokenJournal) -> None:
+    """reliability D4: SoftHSM knows no limit and hides leaks."""
+    shim.limit_sessions(6)
+    with running(shim.config(sessions=16), journal=journal) as fleet:
+        token = fleet.get("test")
+        keys = [make_key(token, journal) for _ in range(3)]
+        for i in range(30):
+            if i % 3 == 0:
+                shim.once("C_Sign", "rv 30 late")
+            sign_one(token, keys[i % 3])
+        make_key(token, journal)
+    assert shim.calls("C_OpenSession") - shim.calls("C_CloseSession") <= 6
+
+
+def test_workers_started_together_all_come_up(
+    new_shim: Callable[[str], Shim], journal: MemoryTokenJournal
+) -> None:
+    shims = [new_shim(f"t{number}") for number in range(4)]
+    with running(*(each.config() for each in shims), journal=journal) as fleet:
+        assert isinstance(fleet, TokenFleet)
+        assert {token.status().state for token in fleet.all()} == {TokenState.ONLINE}
+    assert [each.calls("C_Login") for each in shims] == [1] * 4
