@@ -108,7 +108,7 @@ class RpcServers:
         return finished
 
     def _close(self) -> None:
-        stopping = [bound.server.stop(0 if bound.address else None) for bound in self._bound]
+        stopping = [bound.server.stop(grace=0) for bound in self._bound]
         for event in stopping:
             event.wait(limits.STOP_WAIT_S)
         for bound in self._bound:
