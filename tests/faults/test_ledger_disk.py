@@ -1,0 +1,378 @@
+"""Disks that are full, fail or vanish: typed refusals, nothing acknowledged that is not stored."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keyd.domain.audit import Event
+from keyd.errors import BackendUnavailable, KeydError, StateCorrupt
+from keyd.ledger import database
+from keyd.ledger.anchor import load
+from keyd.ledger.sqlite import SqliteLedger
+from tests.ledgers import Home, complete, entry, furnished, reserve, role_of, sign
+
+ROOT = Path(__file__).resolve().parents[2]
+
+needs_strace = pytest.mark.skipif(
+    shutil.which("strace") is None, reason="strace is not installed (apt install strace)"
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def sign_until_refused(ledger: SqliteLedger, role: str) -> tuple[int, KeydError]:
+    """Sign version after version; the last one that was acknowledged, and the refusal."""
+    version = 0
+    while True:
+        try:
+            sign(ledger, version + 1, role)
+        except KeydError as error:
+            return version, error
+        version += 1
+
+
+def check_acknowledged(ledger: SqliteLedger, role: str, last: int) -> None:
+    wanted = [(role, version) for version in range(1, last + 1)]
+    found = ledger.read(lambda view: view.versions("demo", wanted))
+    assert [record.accepted for record in found.values()] == [True] * last
+
+
+def test_a_full_disk_refuses_and_recovers_without_restart(small_disk: Path) -> None:
+    ledger = furnished(small_disk)
+    last, error = sign_until_refused(ledger, "targets")
+    assert isinstance(error, BackendUnavailable)
+    assert error.reason in ("LEDGER_DISK_FULL", "ANCHOR_WRITE_FAILED")
+    assert error.retry_after_s
+    assert last > 50
+    with pytest.raises(BackendUnavailable):
+        sign(ledger, 1, "other")
+    check_acknowledged(ledger, "targets", last)
+    subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+    sign(ledger, 1, "third")
+    assert ledger.refusal() is None
+    ledger.close()
+    ledger = Home(small_disk).open()
+    check_acknowledged(ledger, "targets", last)
+    ledger.close()
+
+
+def test_a_full_disk_fails_the_whole_group_and_only_it(small_disk: Path) -> None:
+    ledger = furnished(small_disk)
+    sign(ledger, 1)
+    huge = "x" * 9_000_000
+    outcomes = ledger.transact_each(
+        [
+            reserve(2),
+            lambda tx: tx.append(entry(Event.DENIED, {"big": huge})),
+        ]
+    )
+    assert [getattr(outcome, "reason", "") for outcome in outcomes] == ["LEDGER_DISK_FULL"] * 2
+    assert role_of(ledger).high_water == 1
+    sign(ledger, 2)
+    ledger.close()
+
+
+def test_a_file_that_may_not_grow_refuses_and_recovers(tmp_path: Path) -> None:
+    ledger = furnished(tmp_path)
+    with limited_file_size(Home(tmp_path).database.with_name("ledger.db-wal").stat().st_size):
+        last, error = sign_until_refused(ledger, "targets")
+        assert isinstance(error, BackendUnavailable)
+        assert error.reason in ("LEDGER_WRITE_FAILED", "LEDGER_DISK_FULL")
+    check_acknowledged(ledger, "targets", last)
+    sign(ledger, 1, "other")
+    ledger.close()
+
+
+def test_an_anchor_without_room_withholds_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = furnished(tmp_path)
+    made = ledger.transact(reserve(1))
+    with monkeypatch.context() as patch:
+
+        def full(directory: Path, state: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("keyd.ledger.anchor._write", full)
+        patch.setattr("keyd.ledger.anchor.write", full)
+        with pytest.raises(BackendUnavailable, match="ANCHOR_WRITE_FAILED") as caught:
+            ledger.transact(complete(made))
+        assert caught.value.details["outcome"] == "UNKNOWN_RECORDED"
+    assert len(ledger.read(lambda view: view.signatures(made))) == 1
+    sign(ledger, 2)
+    assert load(Home(tmp_path).anchor).size == ledger.unsigned_checkpoint().size
+    ledger.close()
+
+
+# --- flushes that fail ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every opening of a writing connection while the test runs."""
+    calls: list[Path] = []
+    real = database.connect_writer
+
+    def counting(path: Path) -> object:
+        calls.append(path)
+        return real(path)
+
+    monkeypatch.setattr("keyd.ledger.writer.connect_writer", counting)
+    return calls
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from keyd.errors import BackendUnavailable
+from tests.ledgers import Home, sign
+ledger = Home(Path(sys.argv[1])).open()
+signed = refused = 0
+for version in range(1, 200):
+    try:
+        sign(ledger, version)
+        signed += 1
+    except BackendUnavailable as error:
+        assert error.reason in ("LEDGER_WRITE_FAILED", "ANCHOR_WRITE_FAILED"), error
+        refused += 1
+print(signed, refused, ledger.statistics().failed_groups, flush=True)
+ledger.close()
+"""
+
+
+def run_traced(base: Path, program: str, *options: str) -> tuple[str, str]:
+    """Run under strace; what the program printed, and the trace."""
+    trace = base / "trace"
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-o", str(trace), *options, sys.executable, "-c", program, base],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    if "ptrace" in done.stderr and done.returncode != 0:
+        pytest.skip("strace may not trace here (ptrace is forbidden)")
+    assert done.returncode == 0, done.stderr
+    return done.stdout, trace.read_text()
+
+
+@needs_strace
+def test_a_failed_flush_is_a_typed_refusal_on_a_new_connection(tmp_path: Path) -> None:
+    """Some flush in every 40 fails: refused with LEDGER_WRITE_FAILED, then all goes on."""
+    furnished(tmp_path).close()
+    printed, trace = run_traced(
+        tmp_path,
+        PROGRAM,
+        "-e",
+        "trace=fdatasync,fsync",
+        "-e",
+        "inject=fdatasync,fsync:error=EIO:when=60+40",
+    )
+    signed, refused, failed_groups = map(int, printed.split())
+    assert signed + refused == 199
+    assert failed_groups >= refused >= 3
+    assert trace.count("(INJECTED)") >= refused
+    ledger = Home(tmp_path).open()
+    assert ledger.refusal() is None
+    known = ledger.read(lambda view: view.versions("demo", [("targets", v) for v in range(200)]))
+    # What was refused may have been recorded all the same, never the other way round.
+    assert sum(record.accepted for record in known.values()) >= signed
+    ledger.close()
+
+
+def test_after_a_failure_the_file_is_opened_anew(
+    tmp_path: Path, opened: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = furnished(tmp_path)
+    before = len(opened)
+    sign(ledger, 1)
+    assert len(opened) == before
+    with limited_file_size(Home(tmp_path).database.with_name("ledger.db-wal").stat().st_size):
+        sign_until_refused(ledger, "other")
+    sign(ledger, 2)
+    assert len(opened) > before
+    ledger.close()
+
+
+# --- files that vanish ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db-wal"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.rename(path.with_name("elsewhere")),
+        lambda path: path.chmod(0o644),
+        lambda path: Path(shutil.copy(path, path.with_name("copy"))).rename(path),
+    ],
+    ids=["unlinked", "renamed", "opened to others", "replaced"],
+)
+def test_what_happens_to_the_files_is_noticed_before_the_next_write(
+    tmp_path: Path, name: str, attack: Callable[[Path], object]
+) -> None:
+    ledger = furnished(tmp_path)
+    sign(ledger, 1)
+    attack(Home(tmp_path).state / name)
+    with pytest.raises(StateCorrupt, match="LEDGER_FILE_REPLACED"):
+        sign(ledger, 2)
+    ledger.close()
+
+
+def test_a_file_that_comes_back_is_used_again(tmp_path: Path) -> None:
+    ledger = furnished(tmp_path)
+    sign(ledger, 1)
+    path = Home(tmp_path).database
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(KeydError):
+        sign(ledger, 2)
+    path.with_name("elsewhere").rename(path)
+    sign(ledger, 2)
+    ledger.close()
+
+
+def test_an_older_file_in_its_place_is_not_written(tmp_path: Path) -> None:
+    ledger = furnished(tmp_path)
+    path = Home(tmp_path).database
+    ledger.close()
+    shutil.copy(path, path.with_name("old"))
+    ledger = Home(tmp_path).open()
+    sign(ledger, 1)
+    for part in ("", "-wal", "-shm"):
+        path.with_name(path.name + part).rename(path.with_name(f"moved{part}"))
+    path.with_name("old").rename(path)
+    path.chmod(0o600)
+    for _ in range(2):
+        with pytest.raises(StateCorrupt):
+            ledger.transact(reserve(1, salt="other"))
+    ledger.close()
+
+
+# --- order and number of flushes -----------------------------------------------------------------
+
+
+GROUPED = """
+import sys, threading
+from pathlib import Path
+from tests.ledgers import Home, sign
+ledger = Home(Path(sys.argv[1])).open()
+def caller(role):
+    for version in range(1, 11):
+        sign(ledger, version, role)
+callers = [threading.Thread(target=caller, args=(f"role{n}",)) for n in range(32)]
+print("begin", file=sys.stderr, flush=True)
+[c.start() for c in callers]
+[c.join() for c in callers]
+print(ledger.statistics().groups, flush=True)
+print("end", file=sys.stderr, flush=True)
+ledger.close()
+"""
+
+
+@needs_strace
+def test_thirty_two_callers_need_fewer_flushes_than_signatures(tmp_path: Path) -> None:
+    furnished(tmp_path).close()
+    printed, trace = run_traced(tmp_path, GROUPED, "-e", "trace=fdatasync,fsync,write")
+    signing = trace[trace.index('"begin') : trace.index('"end')]
+    flushes = len(re.findall(r"fdatasync\(|fsync\(", signing))
+    assert 0 < flushes < 320  # 320 signatures are 640 transactions
+    assert int(printed) <= flushes + 5
+
+
+ONE = """
+import os, sys
+from pathlib import Path
+from tests.ledgers import Home, complete, reserve
+ledger = Home(Path(sys.argv[1])).open()
+for version in range(1, 101):
+    made = ledger.transact(reserve(version))
+    os.write(2, b"reserved\\n")
+    ledger.transact(complete(made))
+    os.write(2, b"completed\\n")
+ledger.close()
+"""
+
+
+@needs_strace
+def test_every_acknowledgement_follows_a_flush(tmp_path: Path) -> None:
+    """100 of 100: WAL written, flushed, anchor written, and only then told (B3)."""
+    furnished(tmp_path).close()
+    _, trace = run_traced(tmp_path, ONE, "-y", "-e", "trace=fdatasync,fsync,write,pwrite64,openat")
+    steps = []
+    for line in trace.splitlines():
+        if re.search(r"pwrite64\(\d+<[^>]*ledger\.db-wal>", line):
+            steps.append("wal")
+        elif re.search(r"fdatasync\(\d+<[^>]*ledger\.db-wal>", line):
+            steps.append("flush")
+        elif re.search(r"write\(\d+<[^>]*anchor\.jsonl>", line):
+            steps.append("anchor")
+        elif '"reserved' in line or '"completed' in line:
+            steps.append("told")
+    told = [n for n, step in enumerate(steps) if step == "told"]
+    assert len(told) == 200
+    for position in told:
+        since = steps[max(p for p in [-1, *told] if p < position) + 1 : position]
+        last = {step: n for n, step in enumerate(since)}
+        assert last["wal"] < last["flush"] < since.index("anchor")
+
+
+def test_a_hung_disk_refuses_within_two_seconds(tmp_path: Path) -> None:
+    ledger = furnished(tmp_path)
+    ledger.close()
+    ledger = Home(tmp_path).open(stall_s=1.5)
+    hung, go_on = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        hung.set()
+        go_on.wait(60)
+
+    stuck = threading.Thread(target=lambda: ledger.transact_each([hang]))
+    stuck.start()
+    assert hung.wait(30)
+    before = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable, match="LEDGER_STALLED") as caught:
+            ledger.transact(reserve(1))
+        assert caught.value.details["outcome"] == "NOT_STARTED"
+    assert threading.active_count() == before
+    go_on.set()
+    stuck.join()
+    assert ledger.read(lambda view: view.role("demo", "targets")) is None
+    ledger.close()
