@@ -74,7 +74,7 @@ class RpcServers:
             for listener in self._listeners:
                 self._bound.append(self._bind(listener))
         except CannotListen:
-            self._close()
+            self._abandon()
             raise
         self._watchdog.start()
         for bound in self._bound:
@@ -106,6 +106,13 @@ class RpcServers:
         self._close()
         self._watchdog.stop()
         return finished
+
+    def _abandon(self) -> None:
+        """Give up addresses bound so far; gRPC closes the ports of started servers only."""
+        self.begin_drain()
+        for bound in self._bound:
+            bound.server.start()
+        self._close()
 
     def _close(self) -> None:
         stopping = [bound.server.stop(grace=0) for bound in self._bound]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -18,7 +20,7 @@ from keyd.domain.tokens import SignItem
 from keyd.rpc import limits
 from keyd.rpc.interceptors.metrics import CALLS, SIGNATURES
 from keyd.rpc.options import Quota
-from keyd.rpc.server import ServerOptions
+from keyd.rpc.server import CannotListen, ServerOptions
 from keyd_protos.v1 import (
     keys_pb2,
     keys_pb2_grpc,
@@ -298,11 +300,17 @@ def test_logs_and_metrics_of_a_call(place: Place) -> None:
 
 
 def test_a_refused_start_leaves_nothing_behind(place: Place, serving_release: Serving) -> None:
-    """The second of two listeners is taken: the first must not stay bound."""
-    with pytest.raises(Exception, match="SOCKET_IN_USE"):
-        serve(place, place.admin, place.release)
+    """The last of three listeners is taken: the others must not stay bound."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    tcp = replace(place.tcp(), address=address)
+    with pytest.raises(CannotListen, match="SOCKET_IN_USE"):
+        serve(place, place.admin, tcp, place.release)
     assert not place.admin.path.exists()
     assert list_tokens(serving_release.local()) == 1
+    with serve(place, place.admin, tcp) as serving:
+        assert serving.targets[-1] == address
 
 
 @pytest.fixture
