@@ -102,9 +102,11 @@ def take_in(
     judgement = judge(Question(file.payload, world.clock.now()), evidence)
     signatures = _verified(file, _key_objects(evidence, file))
     _check_thresholds(role, file.version, judgement.required, frozenset(signatures))
-    reservation = _bind(world, principal, tx, role=recorded, file=file, required=judgement.required)
+    # Also for a version reserved here: signatures and acceptance may come from outside.
+    leaf = tx.append(_entry(world, principal, recorded, file))
+    reservation = _bind(world, tx, leaf=leaf, role=recorded, file=file, required=judgement.required)
     for fingerprint, signature in signatures.items():
-        _add(world, tx, reservation, fingerprint, signature)
+        _add(tx, reservation, StoredSignature(fingerprint, "", signature, leaf, world.clock.now()))
     raised = file.version > recorded.high_water
     if reservation.state is not ReservationState.ACCEPTED:
         accept(tx, reservation, file.payload)
@@ -188,9 +190,9 @@ def _check_thresholds(
 
 def _bind(
     world: World,
-    principal: str,
     tx: Transaction,
     *,
+    leaf: int,
     role: Role,
     file: MetadataFile,
     required: tuple[KeySet, ...],
@@ -206,7 +208,6 @@ def _bind(
             )
         return found
     _check_sequence(role, file)
-    leaf = tx.append(_entry(world, principal, role, file))
     for delegation in delegated_keys(file.payload):
         use = delegation.role if role.name == "root" else "delegated"
         claim(tx, delegation.fingerprint, role.repository, use)
@@ -234,13 +235,9 @@ def _check_sequence(role: Role, file: MetadataFile) -> None:
         )
 
 
-def _add(
-    world: World, tx: Transaction, reservation: Reservation, fingerprint: str, signature: bytes
-) -> None:
-    if any(known.fingerprint == fingerprint for known in tx.signatures(reservation)):
-        return
-    made = StoredSignature(fingerprint, "", signature, reservation.leaf, world.clock.now())
-    tx.put_signature(reservation, made)
+def _add(tx: Transaction, reservation: Reservation, made: StoredSignature) -> None:
+    if all(known.fingerprint != made.fingerprint for known in tx.signatures(reservation)):
+        tx.put_signature(reservation, made)
 
 
 def _record(reservation: Reservation, file: MetadataFile) -> VersionRecord:

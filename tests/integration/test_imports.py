@@ -10,6 +10,8 @@ import pytest
 
 from keyd.domain import canonical, metadata_file, public_keys
 from keyd.domain.keys import KeySpec, Scheme
+from keyd.domain.records import ReservationState
+from keyd.domain.tokens import SignItem
 from keyd.errors import NotAllowed, PolicyViolation
 from keyd.services.imports import Imported, import_metadata
 from keyd.services.registration import register
@@ -189,3 +191,24 @@ def test_import_raises_marks_and_contradictions_are_refused(world: World) -> Non
     again = import_one(world, "timestamp", foreign.file(foreign.timestamp(40), "timestamp"))
     assert (again.recorded, again.raised_mark) == (True, False)
     assert existing_repository(world, "demo").imported
+
+
+def test_signatures_from_outside_complete_a_version_reserved_here(world: World) -> None:
+    author = active_author(world)
+    root = author.root(2)
+    author.sign("root-1", "root", root, confirmed_change=author.change_digest(root))
+    other, raw = author.keys["root-2"], canonical.encode(root)
+    item = SignItem(other.cka_id, other.public_der, other.scheme, raw)
+    outside = world.tokens.get("soft").sign([item], 10)[0]
+    assert isinstance(outside, bytes)
+    keyid, _ = public_keys.tuf_key(other.public_der, other.scheme)
+    first = json.loads(file_of(author, "root", root, "root-1"))
+    first["signatures"].append({"keyid": keyid, "sig": outside.hex()})
+    assert import_one(world, "root", json.dumps(first).encode()).recorded
+    found = world.ledger.read(lambda view: view.reservation("demo", "root", 0, 2))
+    assert found is not None
+    assert found.state is ReservationState.ACCEPTED
+    made = world.ledger.read(lambda view: view.signatures(found))
+    assert [signature.key for signature in made] == ["root-1", ""]
+    entry = world.ledger.read(lambda view: list(view.leaves(made[1].leaf, made[1].leaf + 1)))[0]
+    assert b'"event":"metadata_imported"' in entry.data
