@@ -110,7 +110,6 @@ class _Batch:
         """From the durable reservation to the durable, verified signature."""
         failpoint(Failpoint.SIGN_AFTER_RESERVE)
         answers = ask_tokens(self.world, list(reserved.values()), self.deadline)
-        failpoint(Failpoint.SIGN_AFTER_TOKEN)
         outcomes = record_signatures(self.world, self.caller, answers)
         failpoint(Failpoint.SIGN_BEFORE_ANSWER)
         for place, outcome in zip(reserved, outcomes, strict=True):
@@ -159,18 +158,22 @@ class _Batch:
 def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
     """Runs of requests that cannot depend on one another, in order.
 
-    Payloads without delegations for delegated roles refer to nothing that another such payload
-    creates. All others wait for what stands before them and go alone.
+    Payloads without delegations for different delegated roles refer to nothing that another such
+    payload creates. All others wait for what stands before them: of one role, the second for the
+    first; of any other kind, alone.
     """
     wave: list[int] = []
+    roles: set[tuple[str, str]] = set()
     for place, request in enumerate(requests):
+        role = (request.repository, request.role)
+        if wave and (role in roles or not request.stands_alone()):
+            yield wave
+            wave, roles = [], set()
         if request.stands_alone():
             wave.append(place)
-            continue
-        if wave:
-            yield wave
-            wave = []
-        yield [place]
+            roles.add(role)
+        else:
+            yield [place]
     if wave:
         yield wave
 
