@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
-from keyd_client import RoleKeys, errors, sign_metadata_batch
+from keyd_client import KeydSigner, RoleKeys, errors, sign_metadata_batch
 from tests.integration.sdk_daemon import PROFILE, ROLES, Running, running
 
 __all__ = ["running"]
@@ -141,6 +142,33 @@ def test_many_bins_are_signed_in_one_batch(running: Running) -> None:
     ]
     assert refused[1].error is not None
     assert refused[1].error.details["next_version"] == "2"
+
+
+def test_a_batch_survives_the_daemons_death(running: Running) -> None:
+    """Killed while items are drawn, started again: every item gets its signature."""
+    running.make_role_keys()
+    running.make_keys("bins")
+    repository = running.repository()
+    repository.initialize(ROLES)
+    repository.delegate("bin", RoleKeys(1, ["bins"]), ["*"])
+    signer = running.signer("bins")
+    payloads = [Metadata(Targets(version=v, expires=in_days(10))) for v in range(1, 601)]
+
+    def items() -> Iterator[tuple[Metadata[Targets], str, KeydSigner]]:
+        for number, metadata in enumerate(payloads):
+            if number == 400:
+                running.daemon.kill()
+                restarts.append(pool.submit(running.daemon.start))
+            yield metadata, "bin", signer
+
+    restarts: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as pool:
+        outcomes = sign_metadata_batch(running.client, items(), REPOSITORY)
+        restarts[0].result()
+    assert [outcome.error for outcome in outcomes] == [None] * 600
+    delegator = repository.targets()
+    for metadata in payloads:
+        delegator.verify_delegate("bin", metadata.signed_bytes, metadata.signatures)
 
 
 def test_without_a_role_a_key_of_several_is_told_so(running: Running) -> None:

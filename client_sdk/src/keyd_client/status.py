@@ -24,6 +24,7 @@ M = TypeVar("M", bound=Message)
 
 _DOMAIN = "keyd"
 _DETAILS = "grpc-status-details-bin"
+_TRIED = "failed to connect to all addresses; last error: "
 _FURTHER = re.compile(r" \(and \d+ more findings?\)$")
 _BY_CODE: Mapping[int, type[KeydClientError]] = {
     Code.INVALID_ARGUMENT: errors.InvalidRequest,
@@ -108,7 +109,7 @@ def _unpack(status: Status, kind: type[M]) -> Iterator[M]:
 
 def _plain(code: grpc.StatusCode, text: str, target: str, timeout_s: float) -> KeydClientError:
     """An error that gRPC itself made, without keyd's details."""
-    text = " ".join(text.split())[:200]
+    text = " ".join(text.split()).removeprefix(_TRIED)[:300]
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.BackendUnavailable(
             "DAEMON_UNREACHABLE",
