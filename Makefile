@@ -65,8 +65,8 @@ docs: venv ## Build the documentation into build/docs
 	@echo "docs: build/docs/index.html"
 
 .PHONY: bench
-bench: venv ## Measure signatures per second and latencies
-	$(BIN)/python -m bench
+bench: venv ## Measure speed and memory (FULL=1: a million records, half an hour)
+	$(BIN)/python -m bench $(if $(FULL),--full)
 
 # --- set-up -------------------------------------------------------------------------------------
 

@@ -1,0 +1,47 @@
+"""`make bench`: measure, print a table, write build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import report
+from bench.plan import FULL, QUICK
+from bench.program import ROOT
+from bench.run import PARTS, measure
+
+_JSON = ROOT / "build" / "bench.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, or write the README's table from the last run."""
+    wanted = _parser().parse_args(arguments)
+    if wanted.readme:
+        report.write_readme(ROOT / "README.md", json.loads(wanted.out.read_text()))
+        return 0
+    plan = FULL if wanted.full else QUICK
+    read = report.document(measure(plan, frozenset(wanted.only or PARTS)), plan)
+    report.write_json(wanted.out, read)
+    print(report.text(read))
+    print(f"\nwritten: {wanted.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="about 90 seconds (the default)")
+    extent.add_argument("--full", action="store_true", help="16,384 bins, a million records")
+    extent.add_argument(
+        "--readme", action="store_true", help="write README.md's table from the last run"
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts and the floors")
+    parser.add_argument("--out", type=Path, default=_JSON, help="default: build/bench.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

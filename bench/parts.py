@@ -1,0 +1,140 @@
+"""The parts of a run; each adds its figures of one round."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench.figures import Figures
+from bench.place import KEYD, Daemon, Place
+from bench.plan import Plan
+from bench.program import Program
+from bench.timing import Timing, summarize
+
+CALLERS = (1, 8, 32)
+BATCHES = (1, 16, 64, 256, 1024)
+PROFILES = {"unix": "dev", "mtls": "dev-tls"}
+_RECORD = bytes(400)
+_COMMITS = 200
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A running daemon with everything that measures it; `keys` are told by the caller."""
+
+    plan: Plan
+    place: Place
+    raw: Program
+    caller: Program
+    keys: Mapping[str, Mapping[str, str]]
+    figures: Figures
+
+
+def floors(bench: Bench) -> None:
+    """Raw signatures and verifications, no-op calls, durable writes."""
+    seconds = bench.plan.raw_s
+    for kind, key in bench.keys.items():
+        asked = {"scheme": key["scheme"], "cka_id": key["cka_id"], "seconds": seconds}
+        for threads in (1, 2):
+            told = bench.raw.ask("sign", threads=threads, **asked)
+            bench.figures.add(f"raw/{kind}/{threads}", Timing.of(told))
+        told = bench.raw.ask("verify", public_der=key["public_der"], **asked)
+        bench.figures.add(f"verify/{kind}", Timing.of(told))
+    bench.figures.add("disk", _durable_writes(bench.place.ledger))
+
+
+def unary(bench: Bench) -> None:
+    """`KeydSigner.sign` beside the no-op call, over both kinds of socket."""
+    for socket, profile in PROFILES.items():
+        for callers in CALLERS:
+            asked = {"profile": profile, "callers": callers, "seconds": bench.plan.call_s}
+            floor = bench.caller.ask("noop", **asked)
+            bench.figures.add(f"noop/{socket}/{callers}", Timing.of(floor))
+            told = bench.caller.ask("sign", kind="p256", **asked)
+            bench.figures.add(f"unary/{socket}/{callers}", Timing.of(told))
+
+
+def schemes(bench: Bench) -> None:
+    """32 callers with the other schemes."""
+    for kind in bench.keys:
+        if kind != "p256":
+            asked = {"profile": "dev", "callers": 32, "seconds": bench.plan.call_s}
+            told = bench.caller.ask("sign", kind=kind, **asked)
+            bench.figures.add(f"unary/{kind}/32", Timing.of(told))
+
+
+def batch(bench: Bench) -> None:
+    """`sign_metadata_batch` by batch size."""
+    for size in BATCHES:
+        told = bench.caller.ask("batch", kind="p256", size=size, seconds=bench.plan.call_s / 2)
+        bench.figures.add(f"batch/{size}", Timing.of(told))
+
+
+def pep458(bench: Bench) -> None:
+    """Every bin of an index in one batch."""
+    told = bench.caller.ask("batch", kind="p256", size=bench.plan.bins, seconds=0.0)
+    bench.figures.add("pep458", Timing.of(told))
+
+
+def start(plan: Plan, place: Place, figures: Figures) -> None:
+    """The command line and the daemon, from their start; nothing else runs."""
+    bare, shown, ready, resident = [], [], [], []
+    for _ in range(plan.starts):
+        bare.append(_run_s([sys.executable, "-c", "pass"]))
+        shown.append(_run_s([*KEYD, "--help"]))
+        with Daemon(place) as daemon:
+            ready.append(daemon.ready_s)
+            resident.append(daemon.resident_mb())
+    figures.numbers |= {
+        "start/bare_s": median(bare),
+        "start/help_s": median(shown),
+        "start/ready_s": median(ready),
+        "start/resident_mb": median(resident),
+    }
+
+
+def growth(bench: Bench) -> None:
+    """The batch rate as recorded signatures add up, each beside raw signing at that time."""
+    key = bench.keys["p256"]
+    asked = {"scheme": key["scheme"], "cka_id": key["cka_id"], "threads": 1}
+    recorded, size = 0, 1024
+    for records in bench.plan.growth:
+        while recorded + size <= records:
+            bench.caller.ask("batch", kind="p256", size=size, seconds=0.0)
+            recorded += size
+        rates = []
+        for _ in range(bench.plan.rounds):
+            raw = bench.raw.ask("sign", seconds=bench.plan.raw_s, **asked)
+            told = bench.caller.ask("batch", kind="p256", size=size, seconds=0.0)
+            recorded += size
+            rates.append(told["rate"] / raw["rate"])
+        bench.figures.numbers[f"growth/{records}"] = median(rates)
+
+
+def _run_s(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
+def _durable_writes(directory: Path) -> Timing:
+    """A record of 400 bytes appended and flushed, in the ledger's own directory."""
+    path = directory / "bench.tmp"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    durations = []
+    try:
+        for _ in range(_COMMITS):
+            started = time.perf_counter()
+            os.write(descriptor, _RECORD)
+            os.fdatasync(descriptor)
+            durations.append(time.perf_counter() - started)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    return summarize(durations, sum(durations))

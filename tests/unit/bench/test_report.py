@@ -1,0 +1,78 @@
+"""The table, the JSON document and the README's part of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.figures import Figures
+from bench.plan import QUICK
+from bench.timing import Timing
+
+
+def a_run() -> Figures:
+    names = [
+        "raw/p256/1",
+        "raw/p256/2",
+        "verify/p256",
+        "disk",
+        "noop/unix/1",
+        "unary/unix/1",
+        "noop/unix/32",
+        "unary/unix/32",
+        "unary/rsa3072/32",
+        "batch/64",
+        "pep458",
+    ]
+    series = {name: [Timing(1000.0 * (number + 1), 100, 300)] for number, name in enumerate(names)}
+    return Figures(series, {"start/help_s": 0.05, "start/bare_s": 0.01, "resident_mb": 140.0})
+
+
+def test_a_document_survives_json() -> None:
+    read = json.loads(json.dumps(report.document(a_run(), QUICK)))
+    figures = report.figures_of(read)
+    assert figures.series == a_run().series
+    assert figures.numbers == a_run().numbers
+
+
+def test_the_table_names_machine_floors_and_goals() -> None:
+    lines = report.text(report.document(a_run(), QUICK)).splitlines()
+    assert any("2,048 bins" in line and "11,000/s" in line for line in lines)
+    assert any(line.split()[:3] == ["unix", "32", "8,000/s"] for line in lines)
+    assert any("slow token" in line and line.endswith("not measured") for line in lines)
+
+
+def test_calls_with_other_keys_are_compared_with_the_no_op_of_their_socket() -> None:
+    lines = report.text(report.document(a_run(), QUICK)).splitlines()
+    [line] = [line for line in lines if line.split()[:2] == ["rsa3072", "32"]]
+    assert line.endswith(f"{9 / 7:.2f}")
+
+
+def test_documents_of_another_format_are_refused() -> None:
+    with pytest.raises(ValueError, match="run the bench again"):
+        report.figures_of({"format": 0})
+
+
+def test_the_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    read = report.document(a_run(), QUICK)
+    report.write_readme(readme, read)
+    once = readme.read_text()
+    assert once.startswith("before\n<!-- bench:begin -->\n| measured |")
+    assert once.endswith("\n<!-- bench:end -->\nafter\n")
+    assert "old" not in once
+    assert "| 8,000 |" in once
+    report.write_readme(readme, read)
+    assert readme.read_text() == once
+
+
+def test_a_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# keyd\n")
+    with pytest.raises(ValueError, match="bench:begin"):
+        report.write_readme(readme, report.document(a_run(), QUICK))
+    assert readme.read_text() == "# keyd\n"

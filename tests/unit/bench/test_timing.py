@@ -1,0 +1,55 @@
+"""What is computed from measured durations; how long anything takes is never tested."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.timing import Timing, closed_loop, middle, percentile, summarize
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    ordered = [float(value) for value in range(1, 101)]
+    assert percentile(ordered, 0.5) == 51
+    assert percentile(ordered, 0.99) == 100
+    assert percentile([7.0], 0.99) == 7
+
+
+def test_a_rate_counts_over_the_whole_time() -> None:
+    timing = summarize([0.003, 0.001, 0.002], 0.5)
+    assert timing.rate == pytest.approx(6)
+    assert timing.p50_us == pytest.approx(2000)
+    assert timing.p99_us == pytest.approx(3000)
+
+
+def test_nothing_measured_is_no_figure() -> None:
+    with pytest.raises(ValueError, match="nothing was finished"):
+        summarize([], 1.0)
+
+
+def test_the_median_is_taken_of_every_figure_by_itself() -> None:
+    rounds = [Timing(1, 30, 300), Timing(3, 10, 200), Timing(2, 20, 100)]
+    assert middle(rounds) == Timing(2, 20, 200)
+
+
+def test_timings_survive_the_pipe() -> None:
+    timing = Timing(1.5, 2.5, 3.5)
+    assert Timing.of(timing.told()) == timing
+
+
+def test_every_work_of_a_closed_loop_runs_in_a_thread_of_its_own() -> None:
+    calls = [0, 0]
+
+    def work(number: int) -> None:
+        calls[number] += 1
+
+    timing = closed_loop([lambda: work(0), lambda: work(1)], 0.05)
+    assert min(calls) > 0
+    assert timing.rate > 0
+
+
+def test_a_failing_work_fails_the_measurement() -> None:
+    def work() -> None:
+        raise RuntimeError("refused")
+
+    with pytest.raises(RuntimeError, match="refused"):
+        closed_loop([work], 0.05)
