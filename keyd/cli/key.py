@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import click
 
 from keyd.cli.options import examples, json_option
 from keyd.cli.output import emit, facts, progress, table
-from keyd.cli.remote import comment_option, confirm_name, connect, dicts, profile_option
+from keyd.cli.remote import comment_option, confirm_name, connect, profile_option
 from keyd.domain.keys import Scheme
 from keyd_client.messages import Key, as_dict, label
 
@@ -76,7 +79,7 @@ def list_keys(*, profile: str, as_json: bool) -> None:
         for k in found
     ]
     headers = ("NAME", "STATE", "SCHEME", "TOKEN", "CONTENT", "REPOSITORY")
-    emit(as_json, {"keys": dicts(found)}, table(headers, rows))
+    emit(as_json, {"keys": [_data(one) for one in found]}, table(headers, rows))
 
 
 @key.command(epilog=examples("keyd key show root-1", "keyd key show root-1 --pem > root-1.pem"))
@@ -92,7 +95,8 @@ def show(*, name: str, form: str | None, profile: str, as_json: bool) -> None:
     if form is None or as_json:
         _show(found, as_json)
     else:
-        click.echo(found.public_key_pem.rstrip() if form == "pem" else found.tuf_key_json)
+        tuf_key = json.dumps(_data(found)["tuf_key"], indent=1)
+        click.echo(found.public_key_pem.rstrip() if form == "pem" else tuf_key)
 
 
 def _cka_id(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
@@ -188,6 +192,16 @@ def compromise(
         _show(client.keys.mark_compromised(name, comment), as_json)
 
 
+def _data(found: Key) -> dict[str, Any]:
+    """A key as plain data; its TUF form as an object, not as text.
+
+    The text is canonical JSON, which holds PEM with raw line feeds, and most JSON readers refuse.
+    """
+    data = as_dict(found)
+    data["tuf_key"] = json.loads(data.pop("tuf_key_json"), strict=False)
+    return data
+
+
 def _show(found: Key, as_json: bool) -> None:
     text = facts(
         {
@@ -205,4 +219,4 @@ def _show(found: Key, as_json: bool) -> None:
             "created": found.create_time.ToJsonString(),
         }
     )
-    emit(as_json, {"key": as_dict(found)}, text)
+    emit(as_json, {"key": _data(found)}, text)

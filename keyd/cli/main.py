@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "dev": Lazy("dev", "dev", "Run a whole working daemon below one directory."),
     "init": Lazy("init", "init", "Write a configuration and create the ledger."),
     "key": Lazy("key", "key", "Make, list and retire keys."),
+    "ledger": Lazy("ledger", "ledger", "Back up, repair and verify the ledger."),
     "policy": Lazy("policy", "policy", "Explain who may do what."),
     "repo": Lazy("repo", "repo", "Register TUF repositories and see their state."),
     "serve": Lazy("serve", "serve", "Run the daemon."),

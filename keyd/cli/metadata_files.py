@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -24,13 +24,23 @@ class Document:
 
     payload: bytes
     envelope: dict[str, Any] | None
+    type: str = ""
+
+    def role(self, given: str, path: Path, key: str) -> str:
+        """The role that is meant: as given, or what type and key tell, else the file's name.
+
+        "" leaves it to the daemon, which knows what the key signs for.
+        """
+        if given or self.type in {"root", "snapshot", "timestamp"}:
+            return given or self.type
+        return "" if key else role_of(path)
 
     def with_signature(self, keyid: str, signature: bytes) -> Document:
         """The file with this key's signature put in, or put in its place."""
         assert self.envelope is not None  # noqa: S101 - callers look first
         others = [one for one in self.envelope["signatures"] if one.get("keyid") != keyid]
         signatures = [*others, {"keyid": keyid, "sig": signature.hex()}]
-        return Document(self.payload, {**self.envelope, "signatures": signatures})
+        return replace(self, envelope={**self.envelope, "signatures": signatures})
 
     def content(self) -> bytes:
         """The file as python-tuf writes it: members sorted, indented by one space."""
@@ -56,13 +66,14 @@ def read_document(path: Path) -> Document:
     strict_json.check_depth(content)
     document = strict_json.read_object(strict_json.decode_utf8(content).strip())
     if "signed" not in document:
-        return Document(content, None)
+        return Document(content, None, str(document.get("_type")))
     if not isinstance(document["signed"], dict):
         raise click.UsageError(f'{path}: "signed" is no object')
     signatures = document.setdefault("signatures", [])
     if not isinstance(signatures, list) or not all(isinstance(one, dict) for one in signatures):
         raise click.UsageError(f'{path}: "signatures" is no list of objects')
-    return Document(canonical.encode(document["signed"]), document)
+    signed = document["signed"]
+    return Document(canonical.encode(signed), document, str(signed.get("_type")))
 
 
 def write_file(path: Path, content: bytes) -> None:

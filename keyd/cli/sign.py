@@ -21,7 +21,9 @@ _file_argument = click.argument(
 _repository_option = click.option(
     "--repository", default="", help="Repository; default: the profile's, else the key's own."
 )
-_role_option = click.option("--role", default="", help="Role; default: the key's only one.")
+_role_option = click.option(
+    "--role", default="", help="Role; default: told by the file's type and the key."
+)
 
 
 def _digest(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
@@ -32,6 +34,15 @@ def _digest(_context: click.Context, _parameter: click.Parameter, value: str) ->
     if len(digest) not in {0, 32}:
         raise click.BadParameter("is not 64 hexadecimal digits; keyd check prints them")
     return digest
+
+
+_confirm_option = click.option(
+    "--confirm-change",
+    default="",
+    callback=_digest,
+    metavar="DIGEST",
+    help="Digest of the root change that you have read (from keyd check).",
+)
 
 
 @click.command(
@@ -46,13 +57,7 @@ def _digest(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--key", "keys", required=True, multiple=True, help="Signing key (repeatable).")
 @_repository_option
 @_role_option
-@click.option(
-    "--confirm-change",
-    default="",
-    callback=_digest,
-    metavar="DIGEST",
-    help="Digest of the root change that you have read (from keyd check).",
-)
+@_confirm_option
 @click.option("--output", type=click.Path(path_type=Path), help="Write here, not into FILE.")
 @click.option("--opaque", is_flag=True, help="FILE is no TUF metadata, the key is an opaque one.")
 @profile_option
@@ -82,10 +87,15 @@ def sign(
         document = read_document(file)
         made = []
         for key in keys:
-            change = confirm_change or _ask(client, document, key, repository, role)
+            meant = document.role(role, file, key)
+            change = confirm_change or _ask(client, document, key, repository)
             made.append(
                 client.sign_metadata(
-                    key, document.payload, repository=repository, role=role, confirmed_change=change
+                    key,
+                    document.payload,
+                    repository=repository,
+                    role=meant,
+                    confirmed_change=change,
                 )
             )
             if document.envelope is not None:
@@ -105,11 +115,11 @@ def _sign_opaque(client: Client, file: Path, keys: tuple[str, ...], as_json: boo
     emit(as_json, {"signatures": dicts(made)}, "\n".join(one.signature.hex() for one in made))
 
 
-def _ask(client: Client, document: Document, key: str, repository: str, role: str) -> bytes:
+def _ask(client: Client, document: Document, key: str, repository: str) -> bytes:
     """On a terminal, show what a new root changes; returns its digest if the user agrees."""
-    if not (sys.stdin.isatty() and b'"_type":"root"' in document.payload):
+    if document.type != "root" or not sys.stdin.isatty():
         return b""
-    checked = client.check_metadata(document.payload, key=key, repository=repository, role=role)
+    checked = client.check_metadata(document.payload, key=key, repository=repository, role="root")
     if not checked.change_sha256:
         return b""
     say("This root changes:")
@@ -135,16 +145,33 @@ def _words(document: Document, made: list[MetadataSignature], target: Path) -> s
 @click.option("--key", default="", help="Judge it for this key; default: the payload alone.")
 @_repository_option
 @_role_option
+@_confirm_option
 @profile_option
 @json_option
-def check(*, file: Path, key: str, repository: str, role: str, profile: str, as_json: bool) -> int:
+def check(
+    *,
+    file: Path,
+    key: str,
+    repository: str,
+    role: str,
+    confirm_change: bytes,
+    profile: str,
+    as_json: bool,
+) -> int:
     """Judge TUF metadata as signing would, without a token.
 
-    Nothing is reserved or recorded. Exits with 1 if it would be refused.
+    Nothing is reserved or recorded. For a new root it prints what changes, and the digest that
+    keyd sign wants. Exits with 1 if it would be refused.
     """
     document = read_document(file)
     with connect(profile) as client, progress(f"checking {file}"):
-        checked = client.check_metadata(document.payload, key=key, repository=repository, role=role)
+        checked = client.check_metadata(
+            document.payload,
+            key=key,
+            repository=repository,
+            role=document.role(role, file, key),
+            confirmed_change=confirm_change,
+        )
     for finding in checked.findings:
         _say_finding(finding)
     emit(as_json, {"check": as_dict(checked)}, _verdict(checked))

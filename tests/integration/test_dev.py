@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from keyd.cli.development.certificates import make_certificates
 from keyd.cli.development.layout import Layout
 from tests.running import Daemon, Done, dev, keyd
 
@@ -165,16 +168,55 @@ def test_a_long_directory_gets_a_short_socket(tmp_path: Path) -> None:
     folder = tmp_path / ("long-" * 20)
     with dev(folder) as daemon:
         ready = ready_of(daemon, folder)
-        socket = Path(str(ready["socket"]))
-        assert len(bytes(socket)) <= 107
-        assert not socket.is_relative_to(folder)
+        path = Path(str(ready["socket"]))
+        assert len(bytes(path)) <= 107
+        assert not path.is_relative_to(folder)
         assert ask(folder, "key", "list").code == 0
         assert daemon.stop() == 0
-    assert not socket.exists()
-    socket.parent.rmdir()
+    assert not path.exists()
+    path.parent.rmdir()
 
 
 @pytest.mark.parametrize(("length", "near"), [(93, True), (94, False)])
 def test_the_socket_moves_only_when_it_must(length: int, near: bool) -> None:
     root = Path("/" + "x" * (length - 1))
     assert Layout(root).socket.is_relative_to(root) is near
+
+
+def served_certificate(folder: Path, address: str) -> str:
+    """The PEM certificate that the TCP address shows to a client of ours."""
+    tls = folder / "tls"
+    context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
+    context.load_cert_chain(tls / "client.pem", tls / "client.key")
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.partition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as tunnel,
+    ):
+        return ssl.DER_cert_to_PEM_cert(tunnel.getpeercert(binary_form=True) or b"")
+
+
+def test_sighup_takes_good_certificates_and_refuses_bad_ones(folder: Path) -> None:
+    with dev(folder) as daemon:
+        address = str(ready_of(daemon, folder)["tcp_address"])
+        certificate = folder / "tls" / "server.pem"
+        assert served_certificate(folder, address) == certificate.read_text()
+
+        certificate.unlink()
+        assert make_certificates(folder / "tls") == ["server"]
+        renewed = certificate.read_text()
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("reloaded")
+        assert served_certificate(folder, address) == renewed
+
+        certificate.write_text("no certificate")
+        policy = folder / "policy.toml"
+        policy.write_text(policy.read_text() + "# a change that must not be taken by halves\n")
+        daemon.send(signal.SIGHUP)
+        assert daemon.wait_for("reload_refused")["reason"] == "TLS_FILES"
+        assert served_certificate(folder, address) == renewed
+        assert ask(folder, "key", "list", "-p", "dev-tls").code == 0
+        loaded = ask(folder, "audit", "list", "--limit", "1000", "--json").json["entries"]
+        assert [one["event"] for one in loaded].count("policy_loaded") == 1
+        assert daemon.stop() == 0

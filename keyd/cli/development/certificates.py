@@ -38,7 +38,7 @@ def make_certificates(folder: Path, now: datetime | None = None) -> list[str]:
         ("client", [x509.UniformResourceIdentifier(CLIENT_URI)], ExtendedKeyUsageOID.CLIENT_AUTH),
     )
     for name, names, usage in leaves:
-        if made or not _usable(folder / name, now, _RENEW_BELOW):
+        if "ca" in made or not _usable(folder / name, now, _RENEW_BELOW):
             _write(folder / name, *_leaf(authority, name, names, usage, now))
             made.append(name)
     return made
