@@ -15,6 +15,7 @@ import threading
 from typing import NoReturn
 
 from keyd.worker.hardening import harden, silence
+from keyd.worker.perform import Performer
 from keyd.worker.serve import Server
 
 _FINISH_S = 1.0
@@ -33,7 +34,7 @@ def main() -> NoReturn:
     sock.set_inheritable(False)
     # A session thread that dies would leave requests unanswered: better a process that is replaced.
     threading.excepthook = lambda _: os._exit(1)
-    server = Server(sock, diagnostics, arguments.development)
+    server = Server(sock, Performer(development=arguments.development), diagnostics)
     server.start()
     _wait_for_the_end(sock)
     # A module may hang in C_Finalize, or crash in its exit handlers: neither may keep us.

@@ -11,68 +11,58 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from contextlib import suppress
+from itertools import takewhile
 
 from google.protobuf.message import DecodeError
 from pkcs11.exceptions import PKCS11Error
 
 from keyd.wire.frames import MAX_REQUESTS_PER_FRAME, FrameBuffer, FrameError, encode_frame
-from keyd.wire.worker_pb2 import (
-    Failure,
-    FromWorker,
-    LoggedIn,
-    Probed,
-    Request,
-    Response,
-    Signed,
-    ToWorker,
-)
-from keyd.worker import operations
-from keyd.worker.failures import WorkerFailure, to_failure
-from keyd.worker.hardening import Diagnostics, spies
-from keyd.worker.schemes import is_rsa
-from keyd.worker.token import ThreadSeat, Token
+from keyd.wire.worker_pb2 import Failure, FromWorker, Request, Response, ToWorker
+from keyd.worker.hardening import Diagnostics
+from keyd.worker.perform import ALONE, Performer
 
 _RECEIVE_BYTES = 256 * 1024
 # Answers wait this long for their neighbours, so that a slow token is seen to make progress.
 _FLUSH_AFTER_S = 0.02
 _FLUSH_BYTES = 256 * 1024
-# What changes the login or the module's state: nothing else may run meanwhile.
-_ALONE = frozenset({"open", "login", "reopen"})
+# Below this a signature is mostly Python's own work: a second thread only fights for the GIL.
+_BRISK_S = 0.0003
 
 
 class Server:
     """Serves one socket until it closes."""
 
-    def __init__(self, sock: socket.socket, diagnostics: Diagnostics, development: bool) -> None:
+    def __init__(self, sock: socket.socket, performer: Performer, diagnostics: Diagnostics) -> None:
         self._sock = sock
+        self._performer = performer
         self._diagnostics = diagnostics
-        self._development = development
-        self._token: Token | None = None
         self._turn = threading.Lock()
         self._writing = threading.Lock()
         self._buffer = FrameBuffer()
         self._waiting: deque[Request] = deque()
-        self._seats: list[ThreadSeat] = []
+        self._pace_s: dict[str, float] = {}
+        self._threads = 0
         self._busy = 0
         self._rest = threading.Condition()
 
     def start(self) -> None:
         """Start the first session thread; more follow when the token is open."""
-        self._start_thread(0)
+        self._staff(1)
 
     def finish(self, patience_s: float) -> None:
         """Wait for running requests, then C_Finalize; not while a thread is still in the module."""
-        with self._rest:
-            resting = self._rest.wait_for(lambda: self._busy == 0, patience_s)
-        if resting and self._token is not None:
-            try:
-                self._token.module.finalize()
-            except PKCS11Error:
-                self._diagnostics.say("worker_finalize_failed")
+        if not self._rests(patience_s):
+            return
+        try:
+            self._performer.finalize()
+        except PKCS11Error:
+            self._diagnostics.say("worker_finalize_failed")
 
-    def _start_thread(self, number: int) -> None:
-        threading.Thread(target=self._run, args=(number,), daemon=True).start()
+    def _staff(self, wanted: int) -> None:
+        while self._threads < wanted:
+            number, self._threads = self._threads, self._threads + 1
+            threading.Thread(target=self._run, args=(number,), daemon=True).start()
 
     def _run(self, number: int) -> None:
         while True:
@@ -80,72 +70,90 @@ class Server:
                 batch = self._take()
                 if not batch:
                     return
-                if batch[0].WhichOneof("kind") in _ALONE:
-                    self._rest_first()
-                    self._answer(batch, None)
-                    continue
-                with self._rest:
-                    self._busy += 1
-            try:
-                self._answer(batch, self._seats[number] if self._seats else None)
-            finally:
-                with self._rest:
-                    self._busy -= 1
-                    self._rest.notify_all()
+                alone = self._alone(batch[0])
+                if alone:
+                    self._rests(None)
+                self._count(1)
+                keeps_turn = alone or self._brisk(batch[0])
+                if keeps_turn:
+                    self._answer(batch, number)
+                if alone:
+                    self._staff(len(self._performer.seats))
+            if not keeps_turn:
+                self._answer(batch, number)
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._rest:
+            self._busy += change
+            self._rest.notify_all()
+
+    def _rests(self, patience_s: float | None) -> bool:
+        with self._rest:
+            return self._rest.wait_for(lambda: self._busy == 0, patience_s)
 
     def _take(self) -> list[Request]:
         """This thread's share of what waits; empty when the daemon is gone or talks nonsense."""
-        while not self._waiting:
-            try:
+        try:
+            while not self._waiting:
                 received = self._sock.recv(_RECEIVE_BYTES)
+                if not received:
+                    return []
                 self._buffer.feed(received)
                 for message in self._buffer.messages():
                     self._waiting.extend(ToWorker.FromString(message).requests)
-            except (FrameError, DecodeError):
-                # Nothing after this can be understood: end the process.
+        except (FrameError, DecodeError):
+            # Nothing after this can be understood: end the process.
+            with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
-                return []
-            except OSError:
-                return []
-            if not received:
-                return []
-        if self._waiting[0].WhichOneof("kind") in _ALONE:
-            return [self._waiting.popleft()]
+            return []
+        except OSError:
+            return []
         return [self._waiting.popleft() for _ in range(self._share())]
 
     def _share(self) -> int:
-        """How many of the first requests to take: all cheap ones, a fair part of slow ones."""
-        ready = 0
-        slow = False
-        for request in self._waiting:
-            kind = request.WhichOneof("kind")
-            if kind in _ALONE or ready == MAX_REQUESTS_PER_FRAME:
-                break
-            ready += 1
-            slow = slow or kind != "sign" or is_rsa(request.sign.key.scheme)
-        return math.ceil(ready / max(len(self._seats), 1)) if slow else ready
+        """How many of the first requests to take: every brisk one, a fair part of others."""
+        first = self._waiting[0]
+        if self._alone(first):
+            return 1
+        brisk = self._brisk(first)
+        alike = takewhile(
+            lambda each: not self._alone(each) and self._brisk(each) == brisk, self._waiting
+        )
+        ready = min(sum(1 for _ in alike), MAX_REQUESTS_PER_FRAME)
+        return ready if brisk else math.ceil(ready / self._threads)
 
-    def _rest_first(self) -> None:
-        with self._rest:
-            self._rest.wait_for(lambda: self._busy == 0)
+    @staticmethod
+    def _alone(request: Request) -> bool:
+        return request.WhichOneof("kind") in ALONE
 
-    def _answer(self, batch: list[Request], seat: ThreadSeat | None) -> None:
+    def _brisk(self, request: Request) -> bool:
+        return self._pace_s.get(request.sign.key.scheme, _BRISK_S) < _BRISK_S
+
+    def _answer(self, batch: list[Request], number: int) -> None:
         answers = FromWorker()
-        flushed = time.monotonic()
+        flushed = started = time.monotonic()
         waiting_bytes = 0
         for request in batch:
-            started = time.monotonic()
-            response = self._respond(request, seat)
+            response = self._performer.perform(request, number)
             ended = time.monotonic()
             response.id = request.id
             response.spent_us = min(int((ended - started) * 1e6), 0xFFFFFFFF)
+            self._learn(request, response, ended - started)
             answers.responses.append(response)
             waiting_bytes += len(response.signed.signature)
+            started = ended
             if ended - flushed > _FLUSH_AFTER_S or waiting_bytes > _FLUSH_BYTES:
                 self._send(answers)
                 answers, flushed, waiting_bytes = FromWorker(), ended, 0
         if answers.responses:
             self._send(answers)
+
+    def _learn(self, request: Request, response: Response, spent_s: float) -> None:
+        if response.WhichOneof("kind") == "signed":
+            scheme = request.sign.key.scheme
+            known = self._pace_s.get(scheme, spent_s)
+            self._pace_s[scheme] = known + 0.1 * (spent_s - known)
 
     def _send(self, answers: FromWorker) -> None:
         try:
@@ -158,85 +166,9 @@ class Server:
             except OSError:
                 self._diagnostics.say("worker_answer_lost", answers=len(answers.responses))
 
-    def _respond(self, request: Request, seat: ThreadSeat | None) -> Response:
-        try:
-            return self._perform(request, seat)
-        # The edge of the worker: nothing that a module makes Python raise may end this thread.
-        except Exception as error:  # noqa: BLE001
-            if seat is not None and not isinstance(error, WorkerFailure):
-                seat.drop()
-            return Response(failure=to_failure(error))
-
-    def _perform(self, request: Request, seat: ThreadSeat | None) -> Response:
-        kind = request.WhichOneof("kind")
-        if kind == "open":
-            return self._open(request)
-        if self._token is None:
-            raise WorkerFailure(Failure.KIND_INVALID, "NOT_OPEN")
-        if kind == "reopen":
-            self._token.reopen()
-            return self._entered(self._token)
-        if not self._token.entered:
-            raise WorkerFailure(Failure.KIND_TOKEN_NOT_FOUND, "NOT_ENTERED")
-        if kind == "login":
-            return Response(logged_in=LoggedIn(pin=self._token.login(request.login)))
-        if kind == "probe":
-            return Response(probed=Probed(pin=self._token.probe()))
-        if seat is None:
-            raise WorkerFailure(Failure.KIND_INVALID, "NOT_OPEN")
-        return _OPERATIONS[kind or ""](seat, request)
-
-    def _open(self, request: Request) -> Response:
-        if self._token is not None:
-            raise WorkerFailure(Failure.KIND_INVALID, "ALREADY_OPEN")
-        if not self._development and (spy := spies(request.open.module)):
-            raise WorkerFailure(Failure.KIND_INVALID, f"SPY_{spy}")
-        self._token = Token(request.open)
-        self._token.enter()
-        return self._entered(self._token)
-
-    def _entered(self, token: Token) -> Response:
-        """Give each thread a session; fewer threads if the token does not have as many."""
-        if not self._seats:
-            self._seats = _seats(token)
-            for number in range(1, len(self._seats)):
-                self._start_thread(number)
-        opened = token.describe()
-        opened.sessions = len(self._seats)
-        return Response(opened=opened)
-
-
-def _seats(token: Token) -> list[ThreadSeat]:
-    seats = [ThreadSeat(token)]
-    seats[0].session()
-    try:
-        while len(seats) < token.sessions:
-            seat = ThreadSeat(token)
-            seat.session()
-            seats.append(seat)
-    except PKCS11Error:
-        # The token's limit, whatever it said of itself. The last one stays free to generate keys.
-        if len(seats) > 1:
-            seats.pop().drop()
-    return seats
-
 
 def _too_large(answers: FromWorker) -> FromWorker:
     failure = Failure(kind=Failure.KIND_TOKEN_FAILED, code="ANSWER_TOO_LARGE")
     return FromWorker(
         responses=[Response(id=each.id, failure=failure) for each in answers.responses]
     )
-
-
-def _sign(seat: ThreadSeat, request: Request) -> Response:
-    return Response(signed=Signed(signature=operations.sign(seat, request.sign)))
-
-
-_OPERATIONS: dict[str, Callable[[ThreadSeat, Request], Response]] = {
-    "sign": _sign,
-    "generate": lambda seat, request: Response(
-        key_pair=operations.generate(seat, request.generate)
-    ),
-    "find": lambda seat, request: Response(key_pair=operations.find(seat, request.find.cka_id)),
-    "inventory": lambda seat, _: Response(key_pairs=operations.inventory(seat)),
-}
