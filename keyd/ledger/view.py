@@ -146,6 +146,14 @@ class SqliteView:
         covering = {d for d, prefix, bits in bins if Succinct(prefix, bits).covers(role)}
         return tuple(sorted({row[0] for row in named} | covering))
 
+    def delegations_by(self, repository: str, delegator: str) -> tuple[Delegation, ...]:
+        rows = self._execute(
+            "SELECT role, fingerprint, bit_length FROM delegations "
+            "WHERE repository = ? AND delegator = ?",
+            (repository, delegator),
+        ).fetchall()
+        return tuple(Delegation(*row) for row in rows)
+
     # --- repositories, roles, versions --------------------------------------------------------
 
     def repository(self, name: str) -> Repository | None:
@@ -191,6 +199,12 @@ class SqliteView:
             "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions "
             "WHERE repository = ? ORDER BY role, epoch, first",
             repository,
+        )
+
+    def all_lost_versions(self) -> tuple[LostVersions, ...]:
+        return self._all(
+            codec.lost_of,
+            "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions",
         )
 
     def signatures(self, reservation: Reservation) -> tuple[StoredSignature, ...]:

@@ -1,0 +1,31 @@
+"""Reading log entries for what they claim. An entry is only as good as the tree it hangs in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+Fields = Mapping[str, Any]
+
+
+def parse(data: bytes) -> Fields | None:
+    """The members of an entry; None if it is no JSON object."""
+    try:
+        parsed = json.loads(data)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def place_of(fields: Fields) -> str:
+    """The version that an entry is about, in words."""
+    repository, role = fields.get("repository"), fields.get("role")
+    return f"{repository}/{role} epoch {fields.get('epoch')} version {fields.get('version')}"
+
+
+def differing(fields: Fields | None, expected: Mapping[str, object]) -> str:
+    """The names of the members that are not as expected, "" if all are."""
+    if fields is None:
+        return "everything: it cannot be read"
+    return ", ".join(name for name, value in expected.items() if fields.get(name) != value)
