@@ -17,6 +17,7 @@ from demo.refusals import Attacks
 from demo.telling import Story, Unexpected, expect
 from demo.web import download, new_client, over_http
 from keyd_client import Client, KeydClientError, KeydRepository, RoleKeys
+from keyd_client.messages import label
 
 ROLES = {
     "root": RoleKeys(2, ["root-1", "root-2", "root-3"]),
@@ -64,7 +65,9 @@ def _tell(place: Place) -> str:
             daemon.start()
             with Client("demo") as client:
                 token = client.tokens.list()[0]
-                story.say(f"{client.profile.target}, token {token.name} ({token.model}) online")
+                state = label(token, "state")
+                story.say(f"{client.profile.target}, token {token.name} ({token.model}) {state}")
+                expect(state == "ONLINE", f"the token is {state}: {token.detail}")
         with Client("demo") as client:
             return _with_daemon(story, place, client)
     except KeydClientError:

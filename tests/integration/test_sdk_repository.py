@@ -162,6 +162,19 @@ def test_without_a_confirmation_root_cannot_change(desk: Desk) -> None:
         silent.set_role_keys("targets", RoleKeys(1, ["targets-2"]))
 
 
+def test_two_roots_before_one_publication_are_both_published(desk: Desk, tmp_path: Path) -> None:
+    """Clients walk from root to root: one that was never written would strand them."""
+    repository = desk.started()
+    with over_http(desk.directory) as url:
+        new_client(url, desk.directory, tmp_path / "client").refresh()
+        repository.set_role_keys("targets", RoleKeys(1, ["targets-2"]))
+        repository.set_role_keys("targets", RoleKeys(1, ["targets-1"]))
+        repository.publish()
+        client = new_client(url, desk.directory, tmp_path / "client")
+        assert download(client, "hello.txt") == b"hello"
+    assert {"2.root.json", "3.root.json"} <= desk.files()
+
+
 def test_removed_and_new_root_keys_sign_together(desk: Desk, tmp_path: Path) -> None:
     """Two of three root keys go: the old threshold needs at least one that is leaving."""
     repository = desk.started()

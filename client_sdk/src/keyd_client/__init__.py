@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from keyd_client.errors import KeydClientError as KeydClientError
     from keyd_client.profile import Profile as Profile
     from keyd_client.repository import KeydRepository as KeydRepository
-    from keyd_client.repository import RoleKeys as RoleKeys
+    from keyd_client.roles import RoleKeys as RoleKeys
     from keyd_client.signer import KeydSigner as KeydSigner
     from keyd_client.signer import register as register
 
@@ -29,7 +29,7 @@ _HOME = {
     "KeydRepository": "repository",
     "KeydSigner": "signer",
     "Profile": "profile",
-    "RoleKeys": "repository",
+    "RoleKeys": "roles",
     "register": "signer",
     "sign_metadata_batch": "batch",
 }

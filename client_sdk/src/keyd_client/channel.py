@@ -73,6 +73,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 5 * 2**20),
     # Every finding of a large payload travels in trailing metadata.
     ("grpc.max_metadata_size", 64 * 2**10),
+    # Whoever sets https_proxy means the web, not the daemon that holds the keys.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from types import TracebackType
 
+from securesystemslib.signer import Key
+
 from keyd_client import echo
 from keyd_client.api.audit import Audit
 from keyd_client.api.keys import Keys
@@ -102,22 +104,23 @@ class Client:
         key: str,
         payload: bytes,
         *,
-        key_sha256: bytes = b"",
+        public_key: Key | None = None,
         repository: str = "",
         role: str = "",
         confirmed_change: bytes = b"",
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> MetadataSignature:
-        """Have canonical TUF metadata bytes signed; the answer's echoes are checked.
+        """Have canonical TUF metadata bytes signed.
 
-        `key_sha256` is the fingerprint of the key that is meant, `confirmed_change` the digest of
-        a root change that was read (32 bytes each). Raises: KeydClientError.
+        The answer must be about these bytes; with `public_key` it must also be by that key, and
+        verify. `confirmed_change` is the digest of a root change that was read, 32 bytes.
+        Raises: KeydClientError.
         """
         item = self.to_sign(
             payload,
             key=key,
-            key_sha256=key_sha256,
+            key_sha256=echo.fingerprint(public_key) if public_key else b"",
             repository=repository,
             role=role,
             confirmed_change=confirmed_change,
@@ -127,6 +130,8 @@ class Client:
             lambda channel: SigningServiceStub(channel).SignMetadata, request, timeout_s
         ).signature
         check_metadata_echo(item, answer)
+        if public_key is not None:
+            echo.verified(public_key, answer, payload)
         return answer
 
     def check_metadata(
@@ -167,18 +172,21 @@ class Client:
         key: str,
         data: bytes,
         *,
-        key_sha256: bytes = b"",
+        public_key: Key | None = None,
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> SignOpaqueResponse:
-        """Have other bytes (at most 1 MiB) signed by a key made for content "opaque"."""
+        """Have other bytes (at most 1 MiB) signed by a key made for content "opaque".
+
+        Checked as in `sign_metadata`. Raises: KeydClientError.
+        """
         if len(data) > LARGEST_OPAQUE:
             raise InvalidRequest(
                 "PAYLOAD_TOO_LARGE", f"{len(data)} bytes; at most {LARGEST_OPAQUE} are signed"
             )
         request = SignOpaqueRequest(
             key=key,
-            key_sha256=key_sha256,
+            key_sha256=echo.fingerprint(public_key) if public_key else b"",
             data=data,
             data_sha256=echo.sha256(data),
             request_id=request_id or uuid.uuid4().hex,
@@ -187,7 +195,9 @@ class Client:
             lambda channel: SigningServiceStub(channel).SignOpaque, request, timeout_s
         )
         echo.check_digest(request.data_sha256, answer.data_sha256, "data")
-        echo.check_release(answer, key_sha256)
+        echo.check_release(answer, request.key_sha256)
+        if public_key is not None:
+            echo.verified(public_key, answer, data)
         return answer
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from keyd_client.errors import InvalidRequest
 from keyd_protos.v1.audit_pb2 import (
     GetCheckpointResponse,
     GetInclusionProofResponse,
@@ -78,8 +79,11 @@ def label(message: Message, field: str) -> str:
 
 
 def content_of(name: str) -> KeyContent.ValueType:
-    """The key content "tuf" or "opaque", as words are typed. Raises: ValueError."""
-    return KeyContent.Value(f"KEY_CONTENT_{name.upper()}")
+    """The key content "tuf" or "opaque", as words are typed. Raises: InvalidRequest."""
+    for content in (KeyContent.KEY_CONTENT_TUF, KeyContent.KEY_CONTENT_OPAQUE):
+        if KeyContent.Name(content) == f"KEY_CONTENT_{name.upper()}":
+            return content
+    raise InvalidRequest("KEY_CONTENT_UNKNOWN", f"{name!r} is neither tuf nor opaque")
 
 
 def as_dict(message: Message) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,24 +37,11 @@ from keyd_client.errors import (
 )
 from keyd_client.keyring import Delegator, Keyring
 from keyd_client.profile import Profile
+from keyd_client.roles import EXPIRY, TOP_LEVEL, RoleKeys, delegated_by, delegates, unborn
 from keyd_client.signer import Confirm
 from keyd_client.store import RepositoryStore
 
-_TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
-_EXPIRY = {
-    "root": timedelta(days=365),
-    "targets": timedelta(days=90),
-    "snapshot": timedelta(days=7),
-    "timestamp": timedelta(days=1),
-}
-
-
-@dataclass(frozen=True)
-class RoleKeys:
-    """Names of a role's keys at the daemon, and how many of them must sign."""
-
-    threshold: int
-    keys: Sequence[str]
+__all__ = ["KeydRepository", "RoleKeys"]
 
 
 @dataclass
@@ -100,16 +87,17 @@ class KeydRepository(Repository):
             )
         self._store = RepositoryStore(Path(directory))
         self._keyring = Keyring(profile, self._name)
-        self._expiry = {**_EXPIRY, **(expiry or {})}
+        self._expiry = {**EXPIRY, **(expiry or {})}
         self._confirm = confirm_root_change
-        self._staged: dict[str, _Staged] = {}
+        self._staged: dict[str, list[_Staged]] = {}
+        self._parsed: dict[str, tuple[bytes, Targets]] = {}
 
     # --- what python-tuf asks for ---------------------------------------------------------------
 
     def open(self, role: str) -> Metadata[Any]:
         """The newest metadata of a role, staged or on disk, or a first version from scratch."""
         content = self._content(role)
-        return Metadata.from_bytes(content) if content is not None else _new(role)
+        return Metadata.from_bytes(content) if content is not None else unborn(role)
 
     def close(self, role: str, md: Metadata[Any]) -> None:
         """Bump, set the expiry, have it signed, stage it; a timestamp publishes all that is staged.
@@ -164,8 +152,8 @@ class KeydRepository(Repository):
         Needs the local administrator's socket. After a failure it may be called again with the
         same roles. `publish` does the rest.
         """
-        if set(roles) != set(_TOP_LEVEL):
-            raise InvalidRequest("ROLE_SET_WRONG", f"give keys to exactly {', '.join(_TOP_LEVEL)}")
+        if set(roles) != set(TOP_LEVEL):
+            raise InvalidRequest("ROLE_SET_WRONG", f"give keys to exactly {', '.join(TOP_LEVEL)}")
         wanted = self.open(Root.type).signed
         for role, keys in roles.items():
             self._give(wanted, role, keys)
@@ -291,11 +279,11 @@ class KeydRepository(Repository):
     # --- who delegates what ---------------------------------------------------------------------
 
     def _delegator(self, role: str) -> Delegator:
-        if role in _TOP_LEVEL:
+        if role in TOP_LEVEL:
             return self.root()
         for name in self._targets_roles():
-            parent = self.targets(name)
-            if role in _children(parent):
+            parent = self._seen(name)
+            if delegates(parent, role):
                 return parent
         raise InvalidRequest("ROLE_UNKNOWN", f"no role of {self._name} delegates {role!r}")
 
@@ -306,15 +294,22 @@ class KeydRepository(Repository):
         while waiting:
             role = waiting.popleft()
             yield role
-            new = [name for name in _children(self.targets(role)) if name not in seen]
+            new = [name for name in delegated_by(self._seen(role)) if name not in seen]
             seen.update(new)
             waiting.extend(new)
+
+    def _seen(self, role: str) -> Targets:
+        """A targets role to look at, not to edit: large ones are parsed once."""
+        content = self._content(role) or b""
+        if role not in self._parsed or self._parsed[role][0] != content:
+            self._parsed[role] = content, self.targets(role)
+        return self._parsed[role][1]
 
     # --- files ----------------------------------------------------------------------------------
 
     def _content(self, role: str) -> bytes | None:
         staged = self._staged.get(role)
-        return staged.content if staged else self._store.read(role)
+        return staged[-1].content if staged else self._store.read(role)
 
     def _info(self, role: str) -> MetaFile:
         content = self._content(role)
@@ -324,48 +319,26 @@ class KeydRepository(Repository):
         return MetaFile.from_data(version, content, ["sha256"])
 
     def _stage(self, role: str, md: Metadata[Any]) -> None:
-        self._staged[role] = _Staged(md.signed.version, md.to_bytes())
+        """Replace what was staged for the role; roots pile up, as clients need every one."""
+        before = self._staged.get(role, []) if role == Root.type else []
+        self._staged[role] = [*before, _Staged(md.signed.version, md.to_bytes())]
 
     def _import(self, roles: Iterable[str]) -> None:
         """Make staged files known to the daemon, so that it checks references by hash."""
-        fresh = [r for r in roles if r in self._staged and not self._staged[r].imported]
-        files = [(role, self._staged[role].content) for role in fresh]
+        newest = {role: self._staged[role][-1] for role in roles if role in self._staged}
+        fresh = {role: staged for role, staged in newest.items() if not staged.imported}
+        files = [(role, staged.content) for role, staged in fresh.items()]
         for file in self._client.repositories.import_metadata(files, self._name):
             if not file.recorded:
                 first = file.findings[0]
                 raise PolicyViolation(first.reason, f"{file.role}: {first.message}")
-        for role in fresh:
-            self._staged[role].imported = True
+        for staged in fresh.values():
+            staged.imported = True
 
     def _release(self) -> None:
         """Write what is staged in an order that no client can mind (TUF 6.3.1 to 6.3.3)."""
         last = (Snapshot.type, Root.type, Timestamp.type)
         for role in sorted(self._staged, key=lambda role: last.index(role) if role in last else -1):
-            staged = self._staged[role]
-            self._store.write(role, staged.version, staged.content)
+            for staged in self._staged[role]:
+                self._store.write(role, staged.version, staged.content)
         self._staged.clear()
-
-
-def _new(role: str) -> Metadata[Any]:
-    """Metadata before its first version; `close` makes it 1."""
-    signed: Root | Targets | Snapshot | Timestamp
-    if role == Root.type:
-        signed = Root(consistent_snapshot=True)
-    elif role == Snapshot.type:
-        signed = Snapshot(meta={})
-    elif role == Timestamp.type:
-        signed = Timestamp()
-        signed.snapshot_meta.version = 0
-    else:
-        signed = Targets()
-    signed.version = 0
-    return Metadata(signed)
-
-
-def _children(targets: Targets) -> Collection[str]:
-    """Names of the roles that a targets role delegates, in their order."""
-    if targets.delegations is None:
-        return ()
-    if targets.delegations.succinct_roles is not None:
-        return tuple(targets.delegations.succinct_roles.get_roles())
-    return targets.delegations.roles or ()

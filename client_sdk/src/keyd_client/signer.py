@@ -124,16 +124,16 @@ class KeydSigner(Signer):
         A key made for content "tuf" takes canonical TUF metadata (the bytes of "signed"), one made
         for content "opaque" anything else. Raises: KeydClientError.
         """
-        from keyd_client import echo  # noqa: PLC0415
         from keyd_client.client import shared_client  # noqa: PLC0415
 
         client = shared_client(self._profile)
-        fingerprint = echo.fingerprint(self._public_key)
         if self._is_opaque(client):
-            opaque = client.sign_opaque(self._key, payload, key_sha256=fingerprint)
-            return echo.verified(self._public_key, opaque, payload)
-        answer = self._sign_metadata(client, payload, fingerprint)
-        return echo.verified(self._public_key, answer, payload)
+            signature = client.sign_opaque(
+                self._key, payload, public_key=self._public_key
+            ).signature
+        else:
+            signature = self._sign_metadata(client, payload).signature
+        return Signature(self._public_key.keyid, signature.hex())
 
     def _is_opaque(self, client: Client) -> bool:
         """Asked once: what a key may sign never changes.
@@ -149,14 +149,12 @@ class KeydSigner(Signer):
                 self._content[self._key] = ""
         return self._content[self._key] == "OPAQUE"
 
-    def _sign_metadata(
-        self, client: Client, payload: bytes, fingerprint: bytes
-    ) -> MetadataSignature:
+    def _sign_metadata(self, client: Client, payload: bytes) -> MetadataSignature:
         def attempt(confirmed_change: bytes) -> MetadataSignature:
             return client.sign_metadata(
                 self._key,
                 payload,
-                key_sha256=fingerprint,
+                public_key=self._public_key,
                 repository=self._repository,
                 role=self._role,
                 confirmed_change=confirmed_change,

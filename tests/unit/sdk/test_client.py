@@ -117,11 +117,11 @@ def spoiled(daemon: ScriptedDaemon, **wrong: Any) -> Callable[[Any], Any]:
 def test_answers_about_something_else_are_refused(
     client: Client, daemon: ScriptedDaemon, wrong: dict[str, Any], what: str
 ) -> None:
-    fingerprint = client.keys.get("root-1").key_sha256
+    public_key = daemon.signers["root-1"].public_key
     daemon.answers["SignMetadata"] = spoiled(daemon, **wrong)
     with pytest.raises(errors.AnswerMismatch, match=f"ECHO_MISMATCH.* another {what}"):
         client.sign_metadata(
-            "root-1", b"payload", key_sha256=fingerprint, repository="demo", role="targets"
+            "root-1", b"payload", public_key=public_key, repository="demo", role="targets"
         )
 
 
@@ -172,6 +172,12 @@ def test_imports_are_cut_below_four_megabytes(client: Client, daemon: ScriptedDa
     assert [file.role for file in imported] == list("abcde")
     sent = daemon.of(repositories_pb2.ImportMetadataRequest)
     assert [len(request.files) for request in sent] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("content", ["", "log", "unspecified", "other"])
+def test_a_key_is_for_tuf_or_opaque(client: Client, content: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match="KEY_CONTENT_UNKNOWN"):
+        client.keys.create("k", "t", content=content)
 
 
 def test_a_repository_must_be_named_somewhere(client: Client) -> None:
