@@ -195,6 +195,8 @@ class RepositoryView:
       `keyd.domain.rules.references` names, and the payload's own (role, version).
     - `foreign_material`: fingerprints among `delegations.key_materials(payload)` and the signing
       key's that another repository owns, with that repository's name.
+    - `other_content`: fingerprints among `delegations.key_materials(payload)` of keys held here
+      that were made for other content than TUF, with that content.
     - `targets_material`, `delegated_material`: fingerprints that accepted metadata has ever listed
       for top-level targets, and for any delegated role. What `trusted_root` and `targets` list now
       is looked up in them and need not be repeated.
@@ -215,6 +217,7 @@ class RepositoryView:
     role_rules: Mapping[str, RoleRules] = field(default_factory=dict)
     known: Mapping[tuple[str, int], KnownVersion] = field(default_factory=dict)
     foreign_material: Mapping[str, str] = field(default_factory=dict)
+    other_content: Mapping[str, str] = field(default_factory=dict)
     targets_material: frozenset[str] = frozenset()
     delegated_material: frozenset[str] = frozenset()
     unusable: frozenset[str] = frozenset()

@@ -11,12 +11,11 @@ from keyd.domain.policy import Action, Caller
 from keyd.errors import InvalidRequest, KeydError, PolicyViolation
 from keyd.ports import View
 from keyd.services.authorize import demand
-from keyd.services.key_creation import generate
+from keyd.services.key_creation import LOG_KEY_NAME, generate
 from keyd.services.paging import page_size as checked_size
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
 
-LOG_KEY_NAME = "keyd-log"
 _PRINCIPAL = "keyd"
 
 
@@ -116,4 +115,5 @@ def ensure_log_key(world: World, token: str, timeout_s: float) -> Key:
 
 
 def _log_key(world: World) -> Key | None:
-    return world.ledger.read(lambda view: view.key(LOG_KEY_NAME))
+    found = world.ledger.read(lambda view: view.key(LOG_KEY_NAME))
+    return found if found and found.content is Content.LOG else None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from keyd.domain.delegations import delegates, key_materials
-from keyd.domain.keys import KeyState
+from keyd.domain.keys import Content, KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Repository, Role
 from keyd.domain.rules import references
@@ -70,6 +70,7 @@ def gather(
         role_rules=_rules_set(view, repository.name, payload),
         known=_known(view, role, payload),
         foreign_material=_foreign(view, repository.name, listed),
+        other_content=_other_content(view, listed),
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
         delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
         unusable=_unusable(view, repository.name, listed) if role.name == "root" else frozenset(),
@@ -161,6 +162,13 @@ def _uses(view: View, repository: str, listed: Iterable[str]) -> Mapping[str, fr
 def _foreign(view: View, repository: str, listed: Iterable[str]) -> Mapping[str, str]:
     found = ((fingerprint, view.material(fingerprint)) for fingerprint in listed)
     return {fp: m.repository for fp, m in found if m is not None and m.repository != repository}
+
+
+def _other_content(view: View, listed: Iterable[str]) -> Mapping[str, str]:
+    held = (view.key_by_fingerprint(fingerprint) for fingerprint in listed)
+    return {
+        key.fingerprint: key.content.value for key in held if key and key.content is not Content.TUF
+    }
 
 
 def _unusable(view: View, repository: str, listed: Iterable[str]) -> frozenset[str]:

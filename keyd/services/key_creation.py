@@ -18,6 +18,7 @@ from keyd.errors import (
     AlreadyExists,
     InvalidRequest,
     KeydError,
+    PolicyViolation,
 )
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
@@ -26,6 +27,7 @@ from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
 
 RSA_SIZES = (2048, 3072, 4096)
+LOG_KEY_NAME = "keyd-log"
 _SELF_CHECK = b"keyd key self-check, not TUF metadata\n"
 
 
@@ -48,10 +50,8 @@ def create_key(
     Raises: AlreadyExists, InvalidRequest, BackendUnavailable, DeadlineExceeded, SelfCheckFailed.
     """
     demand(world, caller, Action("KeyService.CreateKey", key=name, token=token))
-    check_name("key", name)
+    _check_new(name, content)
     _check_spec(spec)
-    if content is Content.LOG:
-        raise InvalidRequest("KEY_CONTENT_INVALID", "log keys are made by the daemon itself")
     body = _body_digest(name, token, spec, content)
     known = world.ledger.read(lambda view: _known(view, caller, request_id, body))
     if known is not None:
@@ -126,9 +126,7 @@ def adopt_key(
     Raises: AlreadyExists, NotFound, InvalidRequest (unfit attributes, another fingerprint).
     """
     demand(world, caller, Action("KeyService.AdoptKey", key=name, token=token))
-    check_name("key", name)
-    if content is Content.LOG:
-        raise InvalidRequest("KEY_CONTENT_INVALID", "log keys are made by the daemon itself")
+    _check_new(name, content)
     deadline = Deadline(world.clock, timeout_s)
     found = world.tokens.get(token).find(cka_id, deadline.remaining_s())
     if not found.healthy or found.scheme is None:
@@ -151,6 +149,15 @@ def adopt_key(
     _prove_possession(world, key, deadline)
     world.ledger.transact(_register(world, caller.principal, key, None, None))
     return key
+
+
+def _check_new(name: str, content: Content) -> None:
+    """Nobody but the daemon makes the log key, or a key that could be taken for it."""
+    check_name("key", name)
+    if content is Content.LOG or name == LOG_KEY_NAME:
+        raise InvalidRequest(
+            "KEY_RESERVED", f"the log key {LOG_KEY_NAME!r} is made by the daemon itself"
+        )
 
 
 def _check_spec(spec: KeySpec) -> None:
@@ -250,6 +257,11 @@ def _register(
         twin = tx.key(key.name) or tx.key_by_fingerprint(key.fingerprint)
         if twin is not None:
             raise AlreadyExists("KEY_EXISTS", f"there is a key {twin.name!r} already")
+        if key.content is not Content.TUF and tx.material(key.fingerprint) is not None:
+            raise PolicyViolation(
+                "KEY_CONTENT_MISMATCH",
+                "TUF metadata lists this key pair: it cannot sign other content",
+            )
         tx.put_key(key)
         adopted = key.origin is Origin.ADOPTED
         fields: Fields = {

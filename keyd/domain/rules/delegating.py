@@ -8,7 +8,7 @@ from typing import Any
 
 from keyd.domain.delegations import MAX_BIT_LENGTH, key_table
 from keyd.domain.pointer import TOP, Path
-from keyd.domain.rules.key_separation import check_delegated_keys, check_owners
+from keyd.domain.rules.key_separation import check_content, check_delegated_keys, check_owners
 from keyd.domain.rules.names import check_role_name
 from keyd.domain.rules.objections import graded, invalid, refused
 from keyd.domain.rules.role_keys import ListedKeys, Listing, check_role_keys
@@ -55,6 +55,7 @@ def _check_keys(
     keys = ListedKeys(_KEYS, objects, key_table(question.payload))
     yield from check_role_keys(keys, listings, view)
     yield from check_owners(question, view, _KEYS)
+    yield from check_content(question, view, _KEYS)
     yield from check_delegated_keys(question, view, _KEYS)
 
 

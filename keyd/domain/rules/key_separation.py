@@ -37,6 +37,17 @@ def check_owners(question: Question, view: RepositoryView, keys: Path) -> Iterat
             yield refused("A6", "KEY_BELONGS_TO_ANOTHER_REPOSITORY", (keys, keyid), message)
 
 
+def check_content(question: Question, view: RepositoryView, keys: Path) -> Iterator[Finding]:
+    """No listed key was made to sign other content than TUF: such a key signs unseen bytes."""
+    if not view.other_content:
+        return
+    for fingerprint, keyid in key_materials(question.payload).items():
+        content = view.other_content.get(fingerprint)
+        if content is not None:
+            message = f"this key was made for {content} content: list a key made for tuf"
+            yield refused("A6", "KEY_CONTENT_MISMATCH", (keys, keyid), message)
+
+
 def check_delegated_keys(question: Question, view: RepositoryView, keys: Path) -> Iterator[Finding]:
     """A targets payload gives no delegated role a key of the top-level role.
 

@@ -9,7 +9,7 @@ from keyd.domain.difference import Change
 from keyd.domain.payload import Payload
 from keyd.domain.pointer import TOP, Path
 from keyd.domain.rules.expiry import exact_time, trusted_expiry
-from keyd.domain.rules.key_separation import check_owners, check_root_keys
+from keyd.domain.rules.key_separation import check_content, check_owners, check_root_keys
 from keyd.domain.rules.objections import graded, invalid, refused
 from keyd.domain.rules.required import own_root_set, trusted_root_set
 from keyd.domain.rules.role_keys import ListedKeys, Listing, check_role_keys
@@ -26,6 +26,7 @@ def check_root(question: Question, view: RepositoryView, change: Change) -> Iter
     yield from _check_role_set(payload)
     yield from _check_keys(payload, view)
     yield from check_owners(question, view, (TOP, "keys"))
+    yield from check_content(question, view, (TOP, "keys"))
     yield from check_root_keys(question, view)
     yield from _check_reachable(payload, view)
     if view.trusted_root is None:

@@ -1,0 +1,121 @@
+"""Keys sign what they were made for, and nobody slips one into another's place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keyd.domain.keys import Content, KeySpec, Scheme
+from keyd.errors import InvalidRequest, NotAllowed, PolicyViolation
+from keyd.services.audit import ensure_log_key, sign_checkpoint
+from keyd.services.key_creation import LOG_KEY_NAME, adopt_key
+from keyd.services.opaque import OpaqueRequest, sign_opaque
+from keyd.services.world import World
+from tests.worlds import (
+    ADMIN,
+    ROOT_KEYS,
+    SIGNER,
+    TIMEOUT_S,
+    active_author,
+    make_key,
+    new_author,
+    open_world,
+)
+
+LAYOUT = b'{"_type":"layout","steps":[]}'
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return open_world(tmp_path)
+
+
+def test_opaque_key_signs_other_formats_once_per_digest(world: World) -> None:
+    make_key(world, "layouts", content=Content.OPAQUE)
+    request = OpaqueRequest("layouts", LAYOUT)
+    first = sign_opaque(world, SIGNER, request, timeout_s=TIMEOUT_S)
+    again = sign_opaque(world, SIGNER, request, timeout_s=TIMEOUT_S)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert first.signature == again.signature
+
+
+def test_opaque_key_refuses_what_looks_like_tuf(world: World) -> None:
+    make_key(world, "layouts", content=Content.OPAQUE)
+    with pytest.raises(PolicyViolation) as refused:
+        sign_opaque(
+            world, SIGNER, OpaqueRequest("layouts", b'{"_type":"root"}'), timeout_s=TIMEOUT_S
+        )
+    assert refused.value.reason == "OPAQUE_LOOKS_LIKE_TUF"
+
+
+@pytest.mark.parametrize(("development", "lifted"), [(True, True), (False, False)])
+def test_refusal_is_lifted_on_development_ledgers_only(
+    tmp_path: Path, development: bool, lifted: bool
+) -> None:
+    world = open_world(tmp_path, development=development, opaque_may_sign_tuf=True)
+    make_key(world, "bad", content=Content.OPAQUE)
+    request = OpaqueRequest("bad", b'{"_type":"root"}')
+    if lifted:
+        assert sign_opaque(world, SIGNER, request, timeout_s=TIMEOUT_S).signature
+    else:
+        with pytest.raises(PolicyViolation):
+            sign_opaque(world, SIGNER, request, timeout_s=TIMEOUT_S)
+
+
+def test_tuf_key_signs_no_opaque_bytes_and_the_other_way_round(world: World) -> None:
+    author = active_author(world)
+    with pytest.raises(NotAllowed) as refused:
+        sign_opaque(world, SIGNER, OpaqueRequest("targets", LAYOUT), timeout_s=TIMEOUT_S)
+    assert refused.value.reason == "KEY_CONTENT_MISMATCH"
+    make_key(world, "layouts", content=Content.OPAQUE)
+    with pytest.raises(NotAllowed):
+        author.sign("layouts", "targets", author.targets(2))
+
+
+def test_no_metadata_may_list_an_opaque_key(world: World) -> None:
+    author = new_author(world)
+    author.keys["timestamp"] = make_key(world, "sly", content=Content.OPAQUE)
+    with pytest.raises(PolicyViolation) as refused:
+        author.sign("root-1", "root", author.root())
+    assert "KEY_CONTENT_MISMATCH" in {finding.reason for finding in refused.value.findings}
+
+
+def test_no_delegation_may_list_an_opaque_key(world: World) -> None:
+    author = active_author(world)
+    author.keys["sly"] = make_key(world, "sly", content=Content.OPAQUE)
+    with pytest.raises(PolicyViolation) as refused:
+        author.sign("targets", "targets", author.delegating(2, team=(1, ["sly"])))
+    assert "KEY_CONTENT_MISMATCH" in {finding.reason for finding in refused.value.findings}
+
+
+def test_listed_key_cannot_be_adopted_as_opaque(world: World) -> None:
+    author = new_author(world)
+    token = world.tokens.get("soft")
+    stray = token.generate(KeySpec(Scheme.ED25519), b"outside", "outside", TIMEOUT_S)
+    author.keys["targets"] = replace(author.keys["targets"], public_der=stray.public_der)
+    author.publish_root(author.root(), *ROOT_KEYS[:2])
+    with pytest.raises(PolicyViolation) as refused:
+        adopt_key(
+            world,
+            ADMIN,
+            name="outside",
+            token="soft",
+            cka_id=b"outside",
+            scheme=None,
+            content=Content.OPAQUE,
+            timeout_s=TIMEOUT_S,
+        )
+    assert refused.value.reason == "KEY_CONTENT_MISMATCH"
+
+
+def test_log_key_is_the_daemons_own(world: World) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        make_key(world, LOG_KEY_NAME, content=Content.OPAQUE)
+    assert refused.value.reason == "KEY_RESERVED"
+    key = ensure_log_key(world, "soft", TIMEOUT_S)
+    assert key.content is Content.LOG
+    assert sign_checkpoint(world, TIMEOUT_S).checkpoint.note
+    with pytest.raises(NotAllowed):
+        sign_opaque(world, SIGNER, OpaqueRequest(LOG_KEY_NAME, LAYOUT), timeout_s=TIMEOUT_S)
