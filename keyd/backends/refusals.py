@@ -27,10 +27,16 @@ def for_state(status: TokenStatus) -> KeydError:
         case TokenState.PIN_LOCKED:
             return PinRejected("PIN_LOCKED", text)
         case TokenState.QUARANTINED:
-            return BackendUnavailable("TOKEN_QUARANTINED", text)
+            return _not_asked("TOKEN_QUARANTINED", text)
         case TokenState.RECOVERING | TokenState.ONLINE:
-            return BackendUnavailable("TOKEN_RECOVERING", text, retry_after_s=_AGAIN_SOON_S)
-    return BackendUnavailable("TOKEN_OFFLINE", text, retry_after_s=_AGAIN_LATER_S)
+            return _not_asked("TOKEN_RECOVERING", text, _AGAIN_SOON_S)
+    return _not_asked("TOKEN_OFFLINE", text, _AGAIN_LATER_S)
+
+
+def _not_asked(reason: str, text: str, retry_after_s: float | None = None) -> BackendUnavailable:
+    """A refusal of which it is certain that the token made nothing."""
+    details = {"outcome": "NOT_STARTED"}
+    return BackendUnavailable(reason, text, details=details, retry_after_s=retry_after_s)
 
 
 def for_failure(token: str, failure: Failure) -> KeydError:
