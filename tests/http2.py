@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS, PING, GOAWAY = 4, 6, 7
+HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 1, 3, 4, 6, 7
 MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE = 3, 6
 _ACK = 1
+_END_HEADERS = 4
+_CANCEL = 8
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,21 @@ class Connection:
         self._socket.connect(path)
         self._socket.sendall(PREFACE + _frame(SETTINGS, 0, b""))
 
-    def ping(self) -> None:
-        self._socket.sendall(_frame(PING, 0, bytes(8)))
+    def ping(self, times: int) -> None:
+        """All at once: the server may hang up on the third."""
+        self._socket.sendall(_frame(PING, 0, bytes(8)) * times)
+
+    def open_and_reset(self, path: str, streams: range) -> None:
+        """Begin calls of a method and reset each at once; `streams` are odd numbers."""
+        headers = _literal_headers(path)
+        cancel = _CANCEL.to_bytes(4)
+        self._socket.sendall(
+            b"".join(
+                _frame(HEADERS, _END_HEADERS, headers, stream)
+                + _frame(RST_STREAM, 0, cancel, stream)
+                for stream in streams
+            )
+        )
 
     def frames(self) -> Iterator[Frame]:
         """Until the server closes the connection."""
@@ -68,5 +83,21 @@ class Connection:
         return data
 
 
-def _frame(kind: int, flags: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + bytes(4) + payload
+def _frame(kind: int, flags: int, payload: bytes, stream: int = 0) -> bytes:
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+def _literal_headers(path: str) -> bytes:
+    """The headers of a gRPC call, none of them indexed or compressed (RFC 7541 6.2.2)."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "localhost",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    return b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )

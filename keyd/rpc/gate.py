@@ -18,7 +18,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from keyd.errors import Exhausted, InvalidRequest
+from keyd.errors import DeadlineExceeded, Exhausted, InvalidRequest
 from keyd.rpc import limits, receive
 from keyd.rpc.call import Call
 from keyd.rpc.drain import Drain
@@ -171,12 +171,24 @@ class Gate(grpc.GenericRpcHandler):
 
     @contextmanager
     def _limit(self, call: Call, seconds: float, reason: str) -> Iterator[None]:
+        """Let the watchdog cut the call; the peer sees CANCELLED, the log the reason.
+
+        gRPC tells of a cut in one of three ways, whichever event comes first: the iterator raises,
+        it just ends, or the generator that sends is closed.
+        """
         with self._keeping.watchdog.limit(seconds, call.context.cancel) as watch:
             try:
                 yield
-            except (grpc.RpcError, GeneratorExit):
+            except GeneratorExit:
                 call.reason = reason if watch.fired else call.reason
                 raise
+            except grpc.RpcError:
+                if not watch.fired:
+                    raise
+        if watch.fired:
+            raise DeadlineExceeded(
+                reason, f"the peer neither sent nor read anything for {seconds:g} s"
+            )
 
 
 @contextmanager

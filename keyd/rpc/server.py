@@ -7,7 +7,7 @@ Python's gRPC cannot tell a handler on which of a server's sockets a call came i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -47,7 +47,7 @@ class _Bound:
     lanes: Mapping[LaneName, Lane]
     address: str
     tls: ServerTLS | None = None
-    socket_identity: tuple[int, int] | None = field(default=None)
+    socket_identity: tuple[int, int] | None = None
 
 
 class RpcServers:
@@ -72,7 +72,7 @@ class RpcServers:
         """Bind and serve. Raises: CannotListen; then nothing listens."""
         try:
             for listener in self._listeners:
-                self._bound.append(self._bind(listener))
+                self._bind(listener)
         except CannotListen:
             self._abandon()
             raise
@@ -125,31 +125,38 @@ class RpcServers:
                 lane.shutdown(wait=False, cancel_futures=True)
         self._bound.clear()
 
-    def _bind(self, listener: Listener) -> _Bound:
+    def _bind(self, listener: Listener) -> None:
         if isinstance(listener, UnixListener):
-            return self._bind_unix(listener)
-        return self._bind_tcp(listener)
+            self._bind_unix(listener)
+        else:
+            self._bind_tcp(listener)
 
-    def _bind_unix(self, listener: UnixListener) -> _Bound:
+    def _bind_unix(self, listener: UnixListener) -> None:
         identify = socket_identity(listener.principal, administrator=listener.administrator)
         server, lanes = self._server(identify)
         sockets.prepare(listener)
         address = f"unix:{listener.path}"
         _add_port(server, address, None)
-        identity = sockets.restrict(listener)
-        return _Bound(listener, server, lanes, address, socket_identity=identity)
+        bound = _Bound(listener, server, lanes, address)
+        self._bound.append(bound)
+        bound.socket_identity = sockets.restrict(listener)
 
-    def _bind_tcp(self, listener: TcpListener) -> _Bound:
+    def _bind_tcp(self, listener: TcpListener) -> None:
         tls = ServerTLS(listener)
-        revoked = None
-        if listener.revoked is not None:
-            revoked = RevocationList(listener.revoked, self._world.clock.monotonic)
-            if fault := revoked.fault():
-                raise CannotListen("REVOCATION_LIST_UNREADABLE", f"{listener.revoked}: {fault}")
-        server, lanes = self._server(certificate_identity(self._world.clock, revoked))
+        server, lanes = self._server(
+            certificate_identity(self._world.clock, self._revocations(listener))
+        )
         port = _add_port(server, listener.address, tls.credentials())
         host = listener.address.rpartition(":")[0]
-        return _Bound(listener, server, lanes, f"{host}:{port}", tls=tls)
+        self._bound.append(_Bound(listener, server, lanes, f"{host}:{port}", tls=tls))
+
+    def _revocations(self, listener: TcpListener) -> RevocationList | None:
+        if listener.revoked is None:
+            return None
+        revoked = RevocationList(listener.revoked, self._world.clock.monotonic)
+        if fault := revoked.fault():
+            raise CannotListen("REVOCATION_LIST_UNREADABLE", f"{listener.revoked}: {fault}")
+        return revoked
 
     def _server(self, identify: Identify) -> tuple[grpc.Server, Mapping[LaneName, Lane]]:
         lanes = make_lanes(self._options.work_threads)

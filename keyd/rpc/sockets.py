@@ -39,12 +39,20 @@ def prepare(listener: UnixListener) -> None:
 
 
 def restrict(listener: UnixListener) -> tuple[int, int]:
-    """Set the bound socket's group and mode; returns its device and inode, for `remove`."""
+    """Set the bound socket's group and mode; returns its device and inode, for `remove`.
+
+    Raises: CannotListen (SOCKET_GROUP) if keyd's user is not in the group.
+    """
     path = listener.path
-    if listener.group:
-        os.chown(path, -1, _gid(listener.group), follow_symlinks=False)
-    path.chmod(0o660 if listener.group else 0o600)
-    found = path.lstat()
+    try:
+        if listener.group:
+            os.chown(path, -1, _gid(listener.group), follow_symlinks=False)
+        path.chmod(0o660 if listener.group else 0o600)
+        found = path.lstat()
+    except OSError as error:
+        raise CannotListen(
+            "SOCKET_GROUP", f"{path} cannot be given to group {listener.group}: {error.strerror}"
+        ) from error
     return found.st_dev, found.st_ino
 
 

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from structlog.testing import capture_logs
 
 from keyd.domain import canonical, public_keys
 from keyd.domain.keys import Content
@@ -229,9 +230,13 @@ def test_a_crash_tells_the_caller_only_where_to_look(
     place.token.before_sign = crash
     item = to_sign(author, "root-1", "root", author.root())
     stub = signing_pb2_grpc.SigningServiceStub(channel)
-    with refused() as refusal:
+    with refused() as refusal, capture_logs() as logs:
         stub.SignMetadata(signing_pb2.SignMetadataRequest(metadata=item), timeout=LIMIT_S)
     assert (refusal.code, refusal.reason) == ("INTERNAL", "INTERNAL")
+    crashed = next(entry for entry in logs if entry["event"] == "call_crashed")
+    assert crashed["exceptions"] == ["builtins.ZeroDivisionError"]
+    assert any(" crash" in place for place in crashed["traceback"])
+    assert "4711" not in str(logs)
     assert "4711" not in str(refusal.status)
     assert "ZeroDivision" not in str(refusal.status)
     info = refusal.detail(ErrorInfo)
@@ -313,9 +318,12 @@ def test_tokens(place: Place, channel: grpc.Channel) -> None:
         with refused() as refusal:
             stub.UnlockToken(wanted, timeout=LIMIT_S)
         assert refusal.code == "INVALID_ARGUMENT"
-    unlocked = stub.UnlockToken(
-        tokens_pb2.UnlockTokenRequest(token="soft", pin=b"123456"), timeout=LIMIT_S
-    )
+    with capture_logs() as logs:
+        unlocked = stub.UnlockToken(
+            tokens_pb2.UnlockTokenRequest(token="soft", pin=b"40404711"), timeout=LIMIT_S
+        )
+    assert logs
+    assert "40404711" not in str(logs)
     assert unlocked.token.state == tokens_pb2.TOKEN_STATE_ONLINE
     found = stub.ListTokenKeys(tokens_pb2.ListTokenKeysRequest(token="soft"), timeout=LIMIT_S)
     assert [(k.registered_as, k.key_sha256.hex()) for k in found.keys] == [

@@ -218,7 +218,8 @@ def test_deadlines_are_passed_on_and_capped(
         stub = signing_pb2_grpc.SigningServiceStub(serving.local())
         stub.SignOpaque(signing_pb2.SignOpaqueRequest(key="slow", data=b"x"), timeout=deadline)
     assert len(token.given) == 1
-    assert most - 1 < token.given[0] <= most
+    # Deadlines travel rounded up.
+    assert most - 1 < token.given[0] <= most + 0.1
 
 
 def test_draining_finishes_what_runs_and_takes_nothing_new(
