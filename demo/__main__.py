@@ -17,6 +17,7 @@ from demo.refusals import Attacks
 from demo.telling import Story, Unexpected, expect
 from demo.web import download, new_client, over_http
 from keyd_client import Client, KeydClientError, KeydRepository, RoleKeys
+from keyd_client.client import shared_client
 from keyd_client.messages import label
 
 ROLES = {
@@ -68,7 +69,8 @@ def _tell(place: Place) -> str:
                 state = label(token, "state")
                 story.say(f"{client.profile.target}, token {token.name} ({token.model}) {state}")
                 expect(state == "ONLINE", f"the token is {state}: {token.detail}")
-        with Client("demo") as client:
+        # The one that repository and signers use as well: closed before the daemon stops.
+        with shared_client("demo") as client:
             return _with_daemon(story, place, client)
     except KeydClientError:
         daemon.check_alive()

@@ -49,4 +49,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "tuf":
+            raise
+        wanted = f"{name} needs python-tuf: pip install 'keyd-client[tuf]'"
+        raise ModuleNotFoundError(wanted, name="tuf") from error

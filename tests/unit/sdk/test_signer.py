@@ -234,6 +234,12 @@ assert not {name.partition(".")[0] for name in sys.modules} & {"grpc", "tuf"}
 sys.modules["tuf"] = None  # as if it were not installed
 from keyd_client import Client, KeydSigner, Profile, sign_metadata_batch
 try:
+    keyd_client.KeydRepository
+except ModuleNotFoundError as error:
+    assert "pip install 'keyd-client[tuf]'" in str(error), error
+else:
+    raise AssertionError("python-tuf is there after all")
+try:
     keyd_client.no_such_name
 except AttributeError as error:
     assert "no_such_name" in str(error)
