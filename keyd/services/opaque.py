@@ -69,7 +69,7 @@ def sign_opaque(
     intent = world.ledger.transact(_reserve(world, caller, request, key))
     failpoint(Failpoint.SIGN_AFTER_RESERVE)
     answer = sign_verified(world, key.token, [(key, request.data)], deadline)[0]
-    failpoint(Failpoint.SIGN_AFTER_TOKEN)
+    failpoint(Failpoint.SIGN_AFTER_VERIFY)
     outcome = world.ledger.transact(
         _complete(world, caller, request, key=key, intent=intent, answer=answer)
     )

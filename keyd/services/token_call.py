@@ -8,6 +8,7 @@ from keyd.domain import public_keys
 from keyd.domain.keys import Key
 from keyd.domain.tokens import SignItem
 from keyd.errors import DeadlineExceeded, KeydError, SelfCheckFailed
+from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Clock
 from keyd.services.world import World
 
@@ -42,6 +43,7 @@ def sign_verified(
         )
     except KeydError as failure:
         return [failure] * len(items)
+    failpoint(Failpoint.SIGN_AFTER_TOKEN)
     return [
         _verified(world, key, data, answer)
         for (key, data), answer in zip(items, answers, strict=True)
