@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.daemon import Installation, install
 from tests.softhsm import SoftHSMToken, create_softhsm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,19 @@ def socket_dir() -> Iterator[Path]:
     """A directory of mode 0700 whose short name leaves room for a Unix socket's 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="keyd-", dir="/tmp") as name:
         yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def first_installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """An installation that others are copied from. Its daemon does not run."""
+    with tempfile.TemporaryDirectory(prefix="keyd-", dir="/tmp") as short:
+        return install(Path(short)).copy_to(tmp_path_factory.mktemp("installation"))
+
+
+@pytest.fixture
+def installation(first_installation: Installation, socket_dir: Path) -> Installation:
+    """A `keyd serve` of the test's own, with keys and a repository; see tests/daemon.py."""
+    return first_installation.copy_to(socket_dir)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

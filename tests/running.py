@@ -59,17 +59,21 @@ def keyd(
 
 @dataclass
 class Daemon:
-    """A `keyd serve` or `keyd dev` in the background; its log goes to `log`."""
+    """A `keyd serve` or `keyd dev` in the background; its log goes to `log`.
+
+    `launcher` is what starts it: a program that becomes it, such as ``strace -D``.
+    """
 
     command: Sequence[str]
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    launcher: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*KEYD, *self.command],
+                [*self.launcher, *KEYD, *self.command],
                 env=clean_environment(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
