@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "completion": Lazy("completion", "completion", "Print the shell's completion script."),
     "config": Lazy("config", "config", "Validate the configuration offline."),
     "dev": Lazy("dev", "dev", "Run a whole working daemon below one directory."),
+    "doctor": Lazy("doctor", "doctor", "Find out what is wrong and how to mend it."),
     "init": Lazy("init", "init", "Write a configuration and create the ledger."),
     "key": Lazy("key", "key", "Make, list and retire keys."),
     "ledger": Lazy("ledger", "ledger", "Back up, repair and verify the ledger."),

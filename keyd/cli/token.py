@@ -107,8 +107,9 @@ def quarantine(*, name: str, comment: str, profile: str, as_json: bool) -> None:
 @json_option
 def release(*, name: str, comment: str, profile: str, as_json: bool) -> None:
     """Lift a quarantine; the token is opened and checked anew."""
-    with connect(profile) as client, progress(f"opening {name}"):
+    with connect(profile) as client:
         _show(client.tokens.release(name, comment), as_json)
+    say("it is being opened; keyd token watch shows when it signs")
 
 
 @token.command(epilog=examples("keyd token keys hsm", "keyd token keys hsm --json"))

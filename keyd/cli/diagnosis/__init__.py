@@ -1,0 +1,1 @@
+"""What `keyd doctor` looks at: this host, a running daemon, an installation."""

@@ -1,0 +1,64 @@
+"""What a PKCS#11 module says without a PIN; ``python -m keyd.worker.probe --module PATH``.
+
+For `keyd doctor`. Opens no session and logs nobody in. Prints one JSON object: ``cryptoki``,
+``library`` and ``tokens``, each with ``label``, ``serial``, ``model`` and ``flags``
+(CK_TOKEN_INFO.flags by name).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pkcs11
+from pkcs11.constants import TokenFlag
+from pkcs11.types import Token
+
+
+def probe(module: Path) -> dict[str, object]:
+    """Ask the module. Raises: pkcs11.PKCS11Error as the module reports it."""
+    library = pkcs11.lib(str(module))
+    return {
+        "cryptoki": ".".join(map(str, library.cryptoki_version)),
+        "library": f"{library.manufacturer_id} {library.library_description}".strip(),
+        "tokens": [
+            _token(slot.get_token())
+            for slot in library.get_slots(token_present=True)
+            if slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED
+        ],
+    }
+
+
+def _token(token: Token) -> dict[str, object]:
+    return {
+        "label": token.label,
+        "serial": token.serial.decode("utf-8", "replace"),
+        "model": token.model,
+        "flags": sorted(flag.name or "" for flag in TokenFlag if token.flags & flag),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 when the module answered."""
+    parser = argparse.ArgumentParser(prog="keyd.worker.probe", description=__doc__)
+    parser.add_argument("--module", type=Path, required=True)
+    module = parser.parse_args(argv).module
+    # The module may print; our one line must not be mixed with that.
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        found = probe(module)
+    except (pkcs11.PKCS11Error, RuntimeError) as error:
+        print(f"probe: the module answered {type(error).__name__} {error}", file=sys.stderr)
+        return 1
+    with os.fdopen(answer, "w", encoding="utf-8") as stream:
+        json.dump(found, stream)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
