@@ -91,8 +91,12 @@ def test_a_signer_survives_the_daemons_death(running: Running) -> None:
     signer = running.signer("layouts")
     signature = signer.sign(b"before")
     running.daemon.kill()
+    profile = running.place.profiles / f"{PROFILE}.toml"
+    patient = profile.read_text()
+    profile.write_text(f"{patient}timeout_s = 4\n")
     with pytest.raises(errors.BackendUnavailable, match="DAEMON_UNREACHABLE"):
         signer.sign(b"before")
+    profile.write_text(patient)
     running.daemon.start()
     assert signer.sign(b"before") == signature
     signer.public_key.verify_signature(signer.sign(b"after"), b"after")

@@ -22,7 +22,12 @@ import grpc
 from google.protobuf.message import Message
 
 from keyd_client import profile as profiles
-from keyd_client.errors import BackendUnavailable, ProfileError
+from keyd_client.errors import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    KeydClientError,
+    ProfileError,
+)
 from keyd_client.profile import Profile
 from keyd_client.status import from_rpc_error
 
@@ -47,6 +52,7 @@ ONCE_ONLY = {
     "SetRoleRules": "RepositoryService",
 }
 _PATIENCE_S = 10.0
+_RESTARTING_S = 0.5
 _RETRY = {
     "maxAttempts": 5,
     "initialBackoff": "0.1s",
@@ -90,6 +96,7 @@ class OpenChannel:
     stamp: Stamp
     users: int = 0
     retired: bool = False
+    answered: bool = False
 
 
 class Connection:
@@ -119,26 +126,33 @@ class Connection:
     ) -> R:
         """Make a unary call within `timeout_s` (None: the profile's), retries included.
 
-        gRPC retries UNAVAILABLE by itself, five times; where the daemon still says when to come
-        again (RetryInfo), this waits and repeats the very same request, for ten seconds at most.
+        gRPC retries UNAVAILABLE by itself, five times within a second or two. If the daemon then
+        says when to come again (RetryInfo), or has answered on this channel before and is gone,
+        this waits and repeats the very same request, for ten seconds at most.
         Raises: KeydClientError.
         """
         repeatable = request.DESCRIPTOR.name.removesuffix("Request") not in ONCE_ONLY
         with self.lease() as opened:
             limit = timeout_s or opened.profile.timeout_s
             began = time.monotonic()
-            ends, patience_ends = began + limit, began + min(limit, _PATIENCE_S)
+            unavailable: KeydClientError | None = None
             while True:
+                left = began + limit - time.monotonic()
                 try:
-                    call = method(opened.channel)
-                    return call(request, timeout=max(0.0, ends - time.monotonic()))
+                    answer = method(opened.channel)(request, timeout=max(0.0, left))
                 except grpc.RpcError as failure:
                     error = from_rpc_error(failure, opened.profile.target, limit)
-                    pause = error.retry_after_s
-                    waiting = repeatable and isinstance(error, BackendUnavailable)
-                    if not waiting or pause is None or time.monotonic() + pause >= patience_ends:
+                    if unavailable and isinstance(error, DeadlineExceeded):
+                        raise unavailable from failure  # the cause, not that time ran out meanwhile
+                    pause = _pause(error, opened) if repeatable else None
+                    until = began + min(limit, _PATIENCE_S)
+                    if pause is None or time.monotonic() + pause >= until:
                         raise error from failure
+                    unavailable = error
                     threading.Event().wait(pause)
+                else:
+                    opened.answered = True
+                    return answer
 
     @contextmanager
     def lease(self) -> Iterator[OpenChannel]:
@@ -196,6 +210,15 @@ class Connection:
         if self._open is not None:
             _inherited.append(self._open)
             self._open = None
+
+
+def _pause(error: KeydClientError, opened: OpenChannel) -> float | None:
+    """How long to wait before the same call is worth another try, seconds; None: it is not."""
+    if not isinstance(error, BackendUnavailable):
+        return None
+    if error.reason == "DAEMON_UNREACHABLE":
+        return _RESTARTING_S if opened.answered else None
+    return error.retry_after_s
 
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()

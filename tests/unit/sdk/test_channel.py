@@ -135,12 +135,26 @@ def test_a_silent_daemon_ends_in_a_typed_error(client: Client, daemon: ScriptedD
 def test_a_restarted_daemon_is_found_again(socket_dir: Path) -> None:
     path = socket_dir / "keyd.sock"
     client = Client(Profile(f"unix:{path}", timeout_s=10))
-    for _ in range(2):
+    for _ in range(3):
         with ScriptedDaemon(path) as daemon:
             daemon.add_key("root-1")
             assert client.keys.get("root-1").name == "root-1"
+
+
+def test_a_daemon_that_answered_before_is_waited_for(socket_dir: Path) -> None:
+    """Longer than gRPC's own five attempts take; one that never answered is not."""
+    path = socket_dir / "keyd.sock"
+    client = Client(Profile(f"unix:{path}", timeout_s=4))
+    with ScriptedDaemon(path) as daemon:
+        daemon.add_key("root-1")
+        client.keys.get("root-1")
+    took = []
+    for waiting in (client, Client(Profile(f"unix:{path}", timeout_s=5))):
+        began = time.monotonic()
         with pytest.raises(errors.BackendUnavailable, match="DAEMON_UNREACHABLE"):
-            client.keys.get("root-1")
+            waiting.keys.get("root-1")
+        took.append(time.monotonic() - began)
+    assert took[0] > took[1] + 0.5
 
 
 def test_a_forked_child_gets_a_channel_of_its_own(client: Client, daemon: ScriptedDaemon) -> None:
