@@ -198,7 +198,7 @@ class Transaction(View, Protocol):
         """Replace what `delegator`'s accepted metadata delegates."""
 
     def put_reservation(self, reservation: Reservation, payload: bytes) -> None:
-        """Insert, or update its state. The unique (repository, role, epoch, version) is the lock."""
+        """Insert, or update its state; (repository, role, epoch, version) is unique: the lock."""
 
     def put_signature(self, reservation: Reservation, signature: StoredSignature) -> None: ...
 
