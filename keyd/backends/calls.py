@@ -36,16 +36,9 @@ class Group:
         return self._done.wait(max(timeout_s, 0.0))
 
 
-@dataclass
-class Frame:
-    """A message to the worker; `left` of its requests are unanswered."""
-
-    left: int
-
-
 @dataclass(eq=False)
 class Call:
-    """One request. `limit_s` after it was sent the worker counts as hung."""
+    """One request. A worker that makes no progress on it for `limit_s` counts as hung."""
 
     request: Request
     group: Group
@@ -55,10 +48,9 @@ class Call:
     cost_s: float
     size: int
     slow: bool
-    sent_at: float = 0.0
-    frame: Frame | None = None
 
     def settle(self, outcome: Outcome) -> None:
+        """Tell the caller."""
         self.group.settle(self.index, outcome)
 
 

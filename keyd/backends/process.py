@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 WORKER_COMMAND = (sys.executable, "-I", "-m", "keyd.worker")
 
@@ -26,7 +27,8 @@ class WorkerProcess:
     ) -> None:
         """Start it. Raises: OSError."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
+        with ExitStack() as failed, theirs:
+            failed.callback(self.socket.close)
             for end in (self.socket, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
             arguments = [*command, "--fd", str(theirs.fileno())]
@@ -39,6 +41,7 @@ class WorkerProcess:
                 env={"PATH": os.defpath, "LANG": "C.UTF-8", **environment},
                 cwd="/",
             )
+            failed.pop_all()
 
     @property
     def pid(self) -> int:

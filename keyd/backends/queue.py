@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keyd.backends.calls import Call, Frame, Group, Outcome, not_started, unknown_outcome
+from keyd.backends.calls import Call, Group, Outcome, not_started, unknown_outcome
 from keyd.backends.channel import Channel
+from keyd.backends.flight import Flight
 from keyd.errors import BackendUnavailable, Exhausted, InvalidRequest, KeydError
 from keyd.wire.frames import (
     MAX_FRAME_BYTES,
@@ -62,19 +63,14 @@ class RequestQueue:
         self._emptied = threading.Condition(self._lock)
         self._quick: deque[Call] = deque()
         self._slow: deque[Call] = deque()
-        self._sent: dict[int, Call] = {}
-        self._frames_out = 0
-        self._slow_out = 0
+        self._flight = Flight()
         self._load_s = 0.0
         self._load_bytes = 0
         self._estimates: dict[str, float] = {}
         self._channel: Channel | None = None
-        self._sessions = 1
         self._running = False
         self._refusal: Refusal | None = None
-        self._next_id = 1
         self._requests = self._frames = self._answers = 0
-        self.last_answer = 0.0
 
     # --- callers --------------------------------------------------------------------------------
 
@@ -85,10 +81,10 @@ class RequestQueue:
         outcome NOT_STARTED).
         """
         group = Group(len(requests))
+        calls = [self._call(each, group, i, limit_s) for i, each in enumerate(requests)]
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal()
-            calls = [self._call(each, group, i, limit_s) for i, each in enumerate(requests)]
             self._admit(calls, timeout_s)
             for call in calls:
                 (self._slow if call.slow else self._quick).append(call)
@@ -108,9 +104,8 @@ class RequestQueue:
                         kept.append(call)
                 waiting.clear()
                 waiting.extend(kept)
-            for call in self._sent.values():
-                if call.group is group:
-                    call.settle(unknown_outcome())
+            for call in self._flight.of(group):
+                call.settle(unknown_outcome())
 
     # --- the supervisor -------------------------------------------------------------------------
 
@@ -123,7 +118,7 @@ class RequestQueue:
     def run(self, sessions: int) -> None:
         """Send waiting and coming requests to the worker, which has `sessions` threads."""
         with self._lock:
-            self._sessions = sessions
+            self._flight.sessions = sessions
             self._running = True
             self._refusal = None
         self._pump()
@@ -157,38 +152,31 @@ class RequestQueue:
                 return False
             self._channel = None
             self._running = False
-            self._frames_out = self._slow_out = 0
-            for call in self._sent.values():
+            for call in self._flight.clear():
                 self._forget(call)
                 call.settle(failure())
-            self._sent.clear()
             return True
 
     def ask(self, requests: Sequence[Request], limit_s: float) -> list[Outcome]:
         """The supervisor's own requests: past the queue, ended by an answer or the worker's end."""
         group = Group(len(requests))
+        calls = [self._call(each, group, i, limit_s) for i, each in enumerate(requests)]
         with self._lock:
             channel = self._channel
             if channel is None:
                 raise BackendUnavailable("TOKEN_WORKER_GONE", "the worker ended; it is replaced")
-            calls = [self._call(each, group, i, limit_s) for i, each in enumerate(requests)]
             for call in calls:
                 self._load(call)
-            self._depart(calls, None)
-        self._send(channel, calls)
+            self._depart(calls, asked=True)
+        channel.send(_frame(calls))
         # The watchdog ends a worker that does not answer, and with it this wait.
         group.wait(limit_s + _WATCHDOG_SLACK_S)
         return [outcome or unknown_outcome() for outcome in group.outcomes]
 
     def overdue(self, now: float) -> bool:
-        """Whether the worker has kept any request beyond its limit.
-
-        While the token generates a key, it may keep everybody waiting.
-        """
+        """Whether the worker keeps a request beyond its limit."""
         with self._lock:
-            sent = self._sent.values()
-            least = max((call.limit_s for call in sent if call.slow), default=0.0)
-            return any(now - call.sent_at > max(call.limit_s, least) for call in sent)
+            return self._flight.overdue(now)
 
     def idle(self) -> bool:
         """Whether nothing waits and the worker has nothing to do."""
@@ -201,7 +189,7 @@ class RequestQueue:
             return self._emptied.wait_for(self._is_idle, max(deadline - time.monotonic(), 0.0))
 
     def _is_idle(self) -> bool:
-        return not (self._sent or self._quick or self._slow)
+        return not (self._flight or self._quick or self._slow)
 
     def statistics(self) -> QueueStatistics:
         """Counts for metrics; cheap."""
@@ -211,36 +199,29 @@ class RequestQueue:
                 self._frames,
                 self._answers,
                 len(self._quick) + len(self._slow),
-                len(self._sent),
+                len(self._flight),
             )
 
     # --- answers --------------------------------------------------------------------------------
 
     def answered(self, responses: Sequence[Response]) -> None:
         """Settle what was answered. Raises: FrameError for an answer to no question."""
+        now = time.monotonic()
         with self._lock:
-            self.last_answer = time.monotonic()
             for response in responses:
-                call = self._sent.pop(response.id, None)
-                if call is None:
+                arrived = self._flight.arrive(response.id, now)
+                if arrived is None:
                     raise FrameError("an answer without a question")
-                self._arrive(call, response)
+                self._settle(*arrived, response)
         self._pump()
 
-    def _arrive(self, call: Call, response: Response) -> None:
+    def _settle(self, call: Call, asked: bool, response: Response) -> None:
         self._answers += 1
         self._forget(call)
-        frame = call.frame
-        if frame is not None:
-            frame.left -= 1
-            if not frame.left:
-                self._frames_out -= 1
-            self._slow_out -= call.slow
-        if response.HasField("failure"):
-            if self._running and frame is not None:
-                self._running = not self._troubled(call.request, response.failure)
-        else:
+        if not response.HasField("failure"):
             self._learn(call.kind, response.spent_us / 1e6)
+        elif self._running and not asked:
+            self._running = not self._troubled(call.request, response.failure)
         call.settle(response)
 
     def _learn(self, kind: str, spent_s: float) -> None:
@@ -275,10 +256,10 @@ class RequestQueue:
             raise Exhausted(
                 "TOKEN_QUEUE_FULL",
                 "too many requests wait for this token; slow down and retry",
-                retry_after_s=max(self._load_s / self._sessions, 0.1),
+                retry_after_s=max(self._load_s / self._flight.sessions, 0.1),
             )
         # An empty queue is always entered: otherwise one stall would be believed for ever.
-        if self._load_s and self._load_s / self._sessions > timeout_s:
+        if self._load_s and self._load_s / self._flight.sessions > timeout_s:
             raise not_started("TOKEN_BUSY")
         for call in calls:
             self._load(call)
@@ -302,16 +283,16 @@ class RequestQueue:
                 calls = self._next_frame() if self._running else []
                 if channel is None or not calls:
                     return
-                self._depart(calls, Frame(len(calls)))
-            self._send(channel, calls)
+                self._depart(calls, asked=False)
+            channel.send(_frame(calls))
 
     def _next_frame(self) -> list[Call]:
-        slots = max(self._sessions - 1, 1)
-        if self._slow and self._slow_out < slots and (self._sessions > 1 or not self._sent):
+        flight = self._flight
+        alone = flight.sessions == 1
+        if self._slow and flight.slow < max(flight.sessions - 1, 1) and not (alone and flight):
             return [self._slow.popleft()]
         # A single session must not have quick requests behind a slow one: they would look hung.
-        blocked = self._slow_out and self._sessions == 1
-        if blocked or self._frames_out > self._sessions:
+        if (alone and flight.slow) or flight.frames > flight.sessions:
             return []
         calls: list[Call] = []
         work_s, size = 0.0, 0
@@ -325,19 +306,11 @@ class RequestQueue:
             calls.append(self._quick.popleft())
         return calls
 
-    def _depart(self, calls: Sequence[Call], frame: Frame | None) -> None:
-        now = time.monotonic()
+    def _depart(self, calls: Sequence[Call], *, asked: bool) -> None:
         self._frames += 1
-        self._frames_out += frame is not None
-        for call in calls:
-            call.request.id = self._next_id
-            call.sent_at = now
-            call.frame = frame
-            self._sent[self._next_id] = call
-            self._next_id += 1
-            self._slow_out += call.slow and frame is not None
+        self._flight.depart(calls, time.monotonic(), asked=asked)
 
-    @staticmethod
-    def _send(channel: Channel, calls: Sequence[Call]) -> None:
-        message = ToWorker(requests=[call.request for call in calls])
-        channel.send(encode_frame(message.SerializeToString()))
+
+def _frame(calls: Sequence[Call]) -> bytes:
+    message = ToWorker(requests=[call.request for call in calls])
+    return encode_frame(message.SerializeToString())

@@ -7,24 +7,35 @@ may be waiting for the same worker, is set free by it.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import structlog
 
 from keyd.backends import refusals
 from keyd.backends.calls import unknown_outcome
 from keyd.backends.channel import Channel
-from keyd.backends.config import TokenConfig, credential_file
-from keyd.backends.dialogue import Dialogue, WorkerLost, WorkerRefused
+from keyd.backends.config import TokenConfig
+from keyd.backends.dialogue import Dialogue
 from keyd.backends.holdings import Holdings
+from keyd.backends.ladder import FAILURES, Ladder, words_for
 from keyd.backends.link import WorkerLink
+from keyd.backends.news import (
+    Lost,
+    News,
+    Recheck,
+    Release,
+    Stop,
+    Trouble,
+    Unlock,
+    news_of,
+)
 from keyd.backends.pins import NotReady, PinRules
 from keyd.backends.queue import RequestQueue
 from keyd.backends.state import StateBoard
@@ -43,48 +54,6 @@ _STEADY_S = 5.0
 # How long callers are kept waiting for a recovery before they are told to come back.
 _GRACE_S = 1.5
 _PIN_STATES = (TokenState.PIN_REQUIRED, TokenState.PIN_LOCKED)
-_FAILURES = (NotReady, KeydError, WorkerRefused, WorkerLost)
-
-
-@dataclass(frozen=True)
-class _Trouble:
-    """A request failed in a way that may mean the token."""
-
-    code: str
-
-
-@dataclass(frozen=True)
-class _Lost:
-    """A worker's socket closed."""
-
-    channel: Channel
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Recheck:
-    """The keys on the token may have changed."""
-
-
-@dataclass(frozen=True)
-class _Unlock:
-    """An operator wants a login."""
-
-    pin: bytearray | None
-    done: Future[TokenStatus]
-
-
-@dataclass(frozen=True)
-class _Release:
-    """A quarantine was lifted."""
-
-
-@dataclass(frozen=True)
-class _Stop:
-    """The daemon ends."""
-
-
-_Message = _Trouble | _Lost | _Recheck | _Unlock | _Release | _Stop
 
 
 class Supervisor:
@@ -106,10 +75,11 @@ class Supervisor:
         self._starting = starting
         self.queue = RequestQueue(config.queue_requests, config.queue_bytes, self._troubled)
         self._link = WorkerLink(config, command, self.queue, self._lost)
-        self._ask = Dialogue(config, uri, self.queue)
-        self.holdings = Holdings(config, journal, self._ask, board)
-        self._pins = PinRules(config.name, journal, board.now)
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        ask = Dialogue(config, uri, self.queue)
+        self.holdings = Holdings(config, journal, ask, board)
+        pins = PinRules(config.name, journal, board.now)
+        self._ladder = Ladder(config, self._link, ask, self.holdings, pins)
+        self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._quarantined = False
         self._sessions = 1
         self._delay_s = 0.0
@@ -131,7 +101,7 @@ class Supervisor:
     def unlock(self, pin: bytearray | None, timeout_s: float) -> TokenStatus:
         """Log in as an operator asked. Raises: PinRejected, BackendUnavailable, KeydError."""
         done: Future[TokenStatus] = Future()
-        self._inbox.put(_Unlock(pin, done))
+        self._inbox.put(Unlock(pin, done))
         try:
             return done.result(timeout_s)
         except TimeoutError as error:
@@ -141,7 +111,7 @@ class Supervisor:
 
     def recheck(self) -> None:
         """Compare token and catalogue soon."""
-        self._inbox.put(_Recheck())
+        self._inbox.put(Recheck())
 
     def quarantine(self, reason: str) -> None:
         """Stop using the token at once: a worker that is killed signs nothing more."""
@@ -155,7 +125,7 @@ class Supervisor:
     def release(self) -> None:
         """Lift a quarantine."""
         self._journal.record_quarantine(self._config.name, None)
-        self._inbox.put(_Release())
+        self._inbox.put(Release())
 
     def watch(self, now: float) -> None:
         """The watchdog's look: end a hung worker, free the callers of a slow recovery."""
@@ -175,7 +145,7 @@ class Supervisor:
 
     def stop(self, deadline: float) -> None:
         """End worker and thread."""
-        self._inbox.put(_Stop())
+        self._inbox.put(Stop())
         self._thread.join(max(deadline - time.monotonic(), 0.0))
         if self._thread.is_alive():
             self._link.kill()
@@ -184,16 +154,28 @@ class Supervisor:
     # --- the thread -----------------------------------------------------------------------------
 
     def _live(self) -> None:
+        self._guard(self._begin)
+        while not isinstance(message := self._next_message(), Stop):
+            self._guard(partial(self._handle, message))
+        self._link.end(force=False)
+        self._rest(NotReady(TokenState.OFFLINE, "stopped"))
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        # The edge of the thread: a fault of keyd's own must not leave the token unattended.
+        except Exception:  # noqa: BLE001
+            _log.exception("token_thread_fault", token=self._config.name)
+            self._link.end()
+            self._rest(NotReady(TokenState.OFFLINE, "keyd itself failed; see its log"))
+
+    def _begin(self) -> None:
         if reason := self._recorded_quarantine():
             with self._board.lock:
                 self._quarantined = True
             self._rest(NotReady(TokenState.QUARANTINED, reason))
         else:
             self._bring_up()
-        while not isinstance(message := self._next_message(), _Stop):
-            self._handle(message)
-        self._link.end(force=False)
-        self._rest(NotReady(TokenState.OFFLINE, "stopped"))
 
     def _recorded_quarantine(self) -> str | None:
         try:
@@ -201,7 +183,7 @@ class Supervisor:
         except KeydError as error:
             return f"the record of quarantines cannot be read: {error.message}"
 
-    def _next_message(self) -> _Message | None:
+    def _next_message(self) -> News | None:
         if self._quarantined or self._board.status.state in _PIN_STATES:
             return self._inbox.get()
         try:
@@ -209,23 +191,23 @@ class Supervisor:
         except queue.Empty:
             return None
 
-    def _handle(self, message: _Message | None) -> None:
+    def _handle(self, message: News | None) -> None:
         match message:
-            case _Unlock():
+            case Unlock():
                 self._answer_unlock(message)
-            case _Release():
+            case Release() if self._quarantined:
                 self._quarantined = False
                 self._recover("released from quarantine")
             case _ if self._quarantined:
                 self._link.end()
-            case _Lost() if self._link.is_current(message.channel):
+            case Lost() if self._link.is_current(message.channel):
                 self._link.end()
                 self._recover(message.reason)
-            case _Trouble() if self._board.status.state is TokenState.ONLINE:
+            case Trouble() if self._board.status.state is TokenState.ONLINE:
                 self._on_trouble(message.code)
-            case _Recheck() if self._board.status.state is TokenState.ONLINE:
+            case Recheck() if self._board.status.state is TokenState.ONLINE:
                 self.holdings.expire()
-                self._look()
+                self._look_after()
             case None:
                 self._look()
 
@@ -233,17 +215,21 @@ class Supervisor:
         """What is due: the next try of a token that is away, a look at one that is here."""
         if self._board.status.state is not TokenState.ONLINE:
             self._bring_up()
-            return
+        elif self.queue.idle():
+            self._look_after()
+        else:
+            # Who signs needs no probe.
+            self._due = time.monotonic() + self._config.probe_interval_s
+
+    def _look_after(self) -> None:
         now = time.monotonic()
         self._due = now + self._config.probe_interval_s
-        if not self.queue.idle():
-            return
         try:
             self.holdings.check_what_is_due(now)
         except SelfCheckFailed as error:
-            self.quarantine(error.message)
-        except _FAILURES as error:
-            self._recover(_words(error))
+            self._quarantine_here(error.message)
+        except FAILURES as error:
+            self._recover(words_for(error))
 
     def _on_trouble(self, code: str) -> None:
         """A request failed: is it the token, or only that request?"""
@@ -252,11 +238,19 @@ class Supervisor:
             self.holdings.check_canary()
             self.holdings.take_stock()
         except SelfCheckFailed as error:
-            self.quarantine(error.message)
-        except _FAILURES:
+            self._quarantine_here(error.message)
+        except FAILURES:
             self._recover(code)
         else:
             self._serve()
+
+    def _quarantine_here(self, reason: str) -> None:
+        """On the token's own thread, which a ledger that is away must not end."""
+        try:
+            self.quarantine(reason)
+        except KeydError as error:
+            _log.error("token_quarantine_unrecorded", token=self._config.name, why=error.message)
+        self.settled.set()
 
     # --- recovery -------------------------------------------------------------------------------
 
@@ -273,60 +267,26 @@ class Supervisor:
         """Climb from whatever there is to ONLINE; returns what stopped it, if anything did."""
         try:
             with self._starting:
-                self._climb(operator)
+                self._begin_service(self._ladder.climb(operator))
             return None
         except NotReady as why:
             stopped = why
         except SelfCheckFailed as error:
-            self.quarantine(error.message)
-            stopped = NotReady(TokenState.QUARANTINED, error.message)
-        except (KeydError, WorkerRefused, WorkerLost, OSError) as error:
-            stopped = NotReady(TokenState.OFFLINE, _words(error))
+            self._quarantine_here(error.message)
+            return NotReady(TokenState.QUARANTINED, error.message)
+        except FAILURES as error:
+            stopped = NotReady(TokenState.OFFLINE, words_for(error))
         if stopped.spent:
             self._link.end()
         self._rest(stopped)
         return stopped
 
-    def _climb(self, operator: Login | None) -> None:
-        opened = self._open()
-        self.holdings.check_identity(opened)
-        if opened.login_required:
-            self._log_in(opened, operator)
-        self.holdings.take_stock()
-        self.holdings.check_canary()
-        self.holdings.pin_identity(opened)
+    def _begin_service(self, opened: Opened) -> None:
         self._sessions = opened.sessions
         self._board.describe(lambda status: _described(status, opened))
         self._online_at = time.monotonic()
         self._delay_s = max(self._delay_s, _FIRST_DELAY_S)
         self._serve()
-
-    def _open(self) -> Opened:
-        """A module that has found the token: by step 4 of the ladder, else by step 5."""
-        if self._link.up:
-            try:
-                return self._ask.reopen()
-            except (WorkerRefused, WorkerLost) as error:
-                if _not_there(error):
-                    raise
-                self._link.end()
-        self._link.spawn()
-        try:
-            return self._ask.open()
-        except (WorkerRefused, WorkerLost) as error:
-            if not _not_there(error):
-                self._link.end()
-            raise
-
-    def _log_in(self, opened: Opened, operator: Login | None) -> None:
-        if operator is not None:
-            source = operator.WhichOneof("pin") or ""
-            self._pins.operator_login(operator, source, self._ask.login)
-        else:
-            self.holdings.demand_shown_keys()
-            credential = credential_file(self._config, os.environ)
-            self._pins.machine_login(credential, opened.pin, self._ask.login)
-        _log.info("token_logged_in", token=self._config.name)
 
     def _hold(self, reason: str) -> None:
         """RECOVERING: callers wait a little."""
@@ -360,33 +320,20 @@ class Supervisor:
     # --- news -----------------------------------------------------------------------------------
 
     def _lost(self, channel: Channel, reason: str) -> None:
-        self._inbox.put(_Lost(channel, reason))
+        self._inbox.put(Lost(channel, reason))
 
     def _troubled(self, request: Request, failure: Failure) -> bool:
-        """Whether a caller's failed request means that the token needs attention."""
-        kind = request.WhichOneof("kind")
-        if kind == "generate":
-            # A full token says the same as a broken one: look, but go on serving.
-            self._inbox.put(_Recheck())
-            return False
-        if failure.kind in (Failure.KIND_TOKEN_FAILED, Failure.KIND_NOT_LOGGED_IN):
-            self._inbox.put(_Trouble(failure.code))
-            return True
-        key = request.sign.key
-        if failure.kind == Failure.KIND_KEY_NOT_FOUND and kind == "sign":
-            lost = (key.cka_id, key.public_der) in self.holdings.seen
-            self._inbox.put(_Trouble(failure.code) if lost else _Recheck())
-            return lost
-        if failure.kind in (Failure.KIND_KEY_AMBIGUOUS, Failure.KIND_PAIR_BROKEN):
-            self._inbox.put(_Recheck())
-        return False
+        news = news_of(request, failure, self.holdings.seen)
+        if news is not None:
+            self._inbox.put(news)
+        return isinstance(news, Trouble)
 
     def _refusal(self) -> KeydError:
         return refusals.for_state(self._board.status)
 
     # --- operators ------------------------------------------------------------------------------
 
-    def _answer_unlock(self, message: _Unlock) -> None:
+    def _answer_unlock(self, message: Unlock) -> None:
         if not message.done.set_running_or_notify_cancel():
             return
         try:
@@ -401,46 +348,17 @@ class Supervisor:
             raise self._refusal()
         # While logged in, C_Login does not even look at the PIN: there is nothing to try.
         if self._board.status.state is not TokenState.ONLINE:
-            stopped = self._bring_up(self._operator_login(pin))
+            stopped = self._bring_up(self._ladder.operator_login(pin))
             if stopped is not None and stopped.reason:
                 raise PinRejected(stopped.reason, f"token {self._config.name}: {stopped.detail}")
             if stopped is not None:
                 raise self._refusal()
         return self._board.status
 
-    def _operator_login(self, pin: bytearray | None) -> Login:
-        if pin is not None:
-            return Login(typed=bytes(pin))
-        credential = credential_file(self._config, os.environ)
-        if credential is None:
-            raise PinRejected(
-                "PIN_WANTED", f"token {self._config.name} has no pin_source; type its PIN"
-            )
-        return Login(credential_file=credential)
-
 
 def _wipe(pin: bytearray | None) -> None:
     if pin is not None:
         pin[:] = bytes(len(pin))
-
-
-def _not_there(error: WorkerRefused | WorkerLost) -> bool:
-    return isinstance(error, WorkerRefused) and error.failure.kind == Failure.KIND_TOKEN_NOT_FOUND
-
-
-def _words(error: Exception) -> str:
-    match error:
-        case NotReady():
-            return error.detail
-        case KeydError():
-            return error.message
-        case WorkerRefused() if _not_there(error):
-            return f"the token is not there ({error.failure.code})"
-        case WorkerRefused():
-            return f"the module failed ({error.failure.code})"
-        case WorkerLost():
-            return f"the worker was lost: {error}"
-    return f"the worker cannot be started ({type(error).__name__})"
 
 
 def _described(status: TokenStatus, opened: Opened) -> TokenStatus:

@@ -92,7 +92,9 @@ class TokenFleet:
         )
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Serve what is under way, at most `timeout_s`, then end every worker."""
+        """Serve what is under way, at most `timeout_s`, then end every worker. Again: nothing."""
+        if not self._watchdog.is_alive():
+            return
         deadline = time.monotonic() + timeout_s
         for supervisor in self._supervisors.values():
             supervisor.drain(deadline)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from keyd.backends.calls import Group
+from keyd.backends.calls import Call, Group
+from keyd.backends.flight import Flight
 from keyd.backends.queue import RequestQueue
 from keyd.errors import (
     BackendUnavailable,
@@ -292,6 +293,40 @@ def test_overdue_is_judged_by_each_requests_own_limit() -> None:
     # A token that makes a key may keep everybody waiting.
     assert not rig.queue.overdue(now + 50.0)
     assert rig.queue.overdue(now + 70.0)
+
+
+def test_requests_behind_others_are_not_overdue_before_their_turn() -> None:
+    calls = [Call(sign(), Group(1), 0, 1.0, SCHEME, 0.0, 0, False) for _ in range(3)]
+    flight = Flight()
+    for call in calls:
+        flight.depart([call], 0.0, asked=False)
+    # One session: each has a second from when the one before it was answered.
+    assert flight.arrive(calls[0].request.id, 0.9) == (calls[0], False)
+    assert not flight.overdue(1.8)
+    assert flight.arrive(calls[1].request.id, 1.8) == (calls[1], False)
+    assert not flight.overdue(2.7)
+    assert flight.overdue(2.9)
+
+
+def test_progress_of_one_thread_does_not_hide_that_another_hangs() -> None:
+    calls = [Call(sign(), Group(1), 0, 1.0, SCHEME, 0.0, 0, False) for _ in range(9)]
+    flight = Flight()
+    flight.sessions = 2
+    flight.depart([calls[0]], 0.0, asked=False)
+    for step, call in enumerate(calls[1:]):
+        flight.depart([call], step * 0.2, asked=False)
+        flight.arrive(call.request.id, step * 0.2 + 0.1)
+    assert flight.overdue(1.1)
+
+
+def test_answers_within_a_frame_are_progress() -> None:
+    calls = [Call(sign(), Group(1), 0, 1.0, SCHEME, 0.0, 0, False) for _ in range(4)]
+    flight = Flight()
+    flight.depart(calls, 0.0, asked=False)
+    for number, call in enumerate(calls[:3]):
+        assert not flight.overdue(number * 0.9)
+        flight.arrive(call.request.id, number * 0.9)
+    assert flight.overdue(3.0)
 
 
 def test_the_supervisors_questions_pass_a_held_queue() -> None:
