@@ -50,13 +50,11 @@ FUNCTIONS = ("C_SignInit", "C_Sign")
 def test_one_failed_call_costs_no_request(
     function: str, shim: Shim, journal: MemoryTokenJournal
 ) -> None:
-    """Any code, early or late: the ladder's first steps mend it, without another login."""
+    """Any code, early or late (reliability D1): mended without another login."""
     with running(shim.config(), journal=journal) as fleet:
         token = fleet.get("test")
         key = make_key(token, journal)
         for name, code in CODES.items():
-            if name == "USER_NOT_LOGGED_IN":
-                continue
             for when in ("early", "late"):
                 shim.once(function, f"rv {code:x} {when}")
                 sign_one(token, key)
@@ -65,9 +63,10 @@ def test_one_failed_call_costs_no_request(
     assert shim.calls("C_Login") == 1
 
 
+@pytest.mark.parametrize("when", ["early", "late"])
 @pytest.mark.parametrize("function", ["C_OpenSession", "C_FindObjectsInit", "C_FindObjects"])
 def test_failures_while_the_session_is_renewed(
-    function: str, shim: Shim, journal: MemoryTokenJournal
+    function: str, when: str, shim: Shim, journal: MemoryTokenJournal
 ) -> None:
     """Two failures in a row reach the supervisor; the request is retried once, all the same."""
     with running(shim.config(), journal=journal) as fleet:
@@ -76,7 +75,7 @@ def test_failures_while_the_session_is_renewed(
         sign_one(token, key)
         for code in CODES.values():
             shim.once("C_Sign", "rv 30 early")
-            shim.once(function, f"rv {code:x} early")
+            shim.once(function, f"rv {code:x} {when}")
             sign_one(token, key)
         wait_for_state(token, TokenState.ONLINE)
 
@@ -186,6 +185,28 @@ def test_what_a_module_prints_goes_nowhere(
     assert shim.calls("C_Sign")
     assert "chatter" not in printed
     assert shim.token.pin not in printed
+
+
+def test_a_wrong_canary_signature_quarantines_even_if_the_ledger_is_away(
+    shim: Shim, journal: MemoryTokenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that signs something else is used no more, recorded or not."""
+
+    def away(token: str, reason: str | None) -> None:
+        raise BackendUnavailable("LEDGER_AWAY", "the ledger is away")
+
+    config = shim.config(probe_interval_s=0.1, canary_interval_s=0.1, inventory_interval_s=0.1)
+    with running(config, journal=journal) as fleet:
+        make_key(fleet.get("test"), journal)
+    with running(config, journal=journal) as fleet:
+        token = fleet.get("test")
+        monkeypatch.setattr(journal, "record_quarantine", away)
+        shim.always("C_Sign", "flip")
+        wait_for_state(token, TokenState.QUARANTINED)
+        monkeypatch.undo()
+        shim.behave()
+        token.release()
+        wait_for_state(token, TokenState.ONLINE)
 
 
 def test_a_flipped_bit_in_the_pair_test_refuses_the_new_key(
