@@ -130,7 +130,7 @@ def test_nothing_secret_can_be_set_by_a_variable() -> None:
         ("start_wait_s = 5", "start_wait_s = true", "/daemon/start_wait_s", "number"),
         ("start_wait_s = 5", "start_wait_s = 601", "/daemon/start_wait_s", "600"),
         ("start_wait_s = 5", "start_wait = 5", "/daemon/start_wait", "unknown setting"),
-        ("[metrics]", "[metrix]", "/metrix", "unknown setting"),
+        ("[metrics]", "[metric-s]", "/metric-s", "unknown setting"),
         ('ledger = "/var', 'ledger = "var', "/daemon/ledger", "absolute path"),
         ('ledger = "/var', 'ledger = "/var/../var', "/daemon/ledger", "absolute path"),
         ("administrator = true", 'administrator = "yes"', "/listen/unix/0/administrator", "bool"),
@@ -191,11 +191,11 @@ def test_bad_overrides_are_refused_beside_all_other_problems(read: Read) -> None
         "KEYD_DAEMON_DEVELOPMENT": "1",
         "KEYD_LIMITS_WORK_THREADS": "many",
     }
-    found = refused(read, GOOD.replace("[metrics]", "[metrix]"), environment, token__name="x")
+    found = refused(read, GOOD.replace("[metrics]", "[metric-s]"), environment, token__name="x")
     messages = " ".join(message for _, _, message in found)
     assert "KEYD_DAEMON_LEDGR overrides no setting" in messages
     assert "--set token.name overrides no setting" in messages
-    assert "metrix: unknown setting" in messages
+    assert "metric-s: unknown setting" in messages
     assert {pointer for _, pointer, _ in found} >= {
         "/daemon/development",
         "/limits/work_threads",

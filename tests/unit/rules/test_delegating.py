@@ -40,7 +40,7 @@ def test_honest_delegations_pass() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("registry.npmjs.org", []),
+        ("packages.example.org", []),
         ("one", ["DELEGATION_NAME_INVALID"]),
         ("root", ["DELEGATION_NAME_INVALID"]),
         ("targets", ["DELEGATION_NAME_INVALID"]),

@@ -112,7 +112,7 @@ def test_s5_a_version_known_only_by_name_needs_hashes(
 @pytest.mark.parametrize(
     ("role", "version", "expected"),
     [
-        ("registry.npmjs.org", 3, None),
+        ("packages.example.org", 3, None),
         ("2.5", 3, None),
         ("bin-0a", 3, None),
         ("a" * 239, 3, None),
