@@ -144,7 +144,7 @@ class TokenSettings(Section):
     pin_source: Annotated[str, AfterValidator(_pin_source)] = "prompt"
     sessions: Annotated[int, Field(ge=0, le=64)] = 2
     module_sha256: Sha256 = ""
-    sign_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 5.0
+    sign_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 2.0
     generate_timeout_s: Annotated[float, Field(ge=1, le=3_600)] = 120.0
     open_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
     environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
