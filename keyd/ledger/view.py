@@ -51,7 +51,8 @@ _RESERVATION = (
 )
 _INTENT = "SELECT leaf, kind, key, subject, digest, state FROM intents"
 # A version is known when it was accepted or imported, or is reserved here. One statement looks up
-# any number: a snapshot may refer to thousands of roles.
+# any number: a snapshot may refer to thousands of roles. CROSS JOIN keeps the order of the tables:
+# left to itself SQLite walks through all roles of the repository, whatever is wanted.
 _VERSIONS = """
 SELECT role.repository, role.name, role.epoch, wanted.version,
     coalesce(known.digest, held.digest),
@@ -61,7 +62,7 @@ FROM (
     SELECT json_extract(value, '$[0]') AS role, json_extract(value, '$[1]') AS version
     FROM json_each(:wanted)
 ) AS wanted
-JOIN roles AS role ON role.repository = :repository AND role.name = wanted.role
+CROSS JOIN roles AS role ON role.repository = :repository AND role.name = wanted.role
 LEFT JOIN versions AS known
     ON known.repository = role.repository AND known.role = role.name
     AND known.epoch = role.epoch AND known.version = wanted.version

@@ -140,6 +140,9 @@ CREATE TABLE reservations (
 CREATE UNIQUE INDEX one_payload_per_version ON reservations (repository, role, epoch, version)
 WHERE state <> 'VOIDED';
 
+CREATE INDEX voided_reservations ON reservations (repository, role, epoch, version)
+WHERE state = 'VOIDED';
+
 CREATE TRIGGER reservations_are_fixed
 BEFORE UPDATE OF repository, role, epoch, version, digest, required, leaf ON reservations
 BEGIN SELECT RAISE(ABORT, 'a reservation keeps its payload'); END;

@@ -1,0 +1,72 @@
+"""No statement on the way of a signature walks through a table that grows.
+
+A ledger of a million signatures must answer like one of a thousand. SQLite plans without
+statistics, so an index that exists is not yet an index that is used.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keyd.ledger.database import DATABASE, connect_reader, connect_writer
+from keyd.services.sign import sign_many
+from tests.worlds import SIGNER, TIMEOUT_S, active_author, make_key, open_world
+
+GROWING = (
+    *("intents", "leaves", "nodes", "opaque_signatures", "payloads", "requests"),
+    *("reservations", "roles", "signatures", "versions"),
+)
+# One repository has thousands of roles: finding it alone is no look-up.
+WALK = re.compile(rf"SCAN ({'|'.join(GROWING)}|role|held|known|r|s)\b|SEARCH .* \(repository=\?\)$")
+# Their partial index holds what is open or voided now, and bins are few delegations.
+SHORT = re.compile(r"USING (COVERING )?INDEX (open_intents|delegations_of_bins)\b")
+
+
+def plan(connection: sqlite3.Connection, statement: str) -> list[str]:
+    return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+
+def test_signing_looks_everything_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    statements: set[str] = set()
+
+    def traced(connect: Callable[[Path], sqlite3.Connection]) -> Callable[[Path], object]:
+        def connect_traced(path: Path) -> sqlite3.Connection:
+            connection = connect(path)
+            connection.set_trace_callback(statements.add)
+            return connection
+
+        return connect_traced
+
+    monkeypatch.setattr("keyd.ledger.writer.connect_writer", traced(connect_writer))
+    monkeypatch.setattr("keyd.ledger.readers.connect_reader", traced(connect_reader))
+    world = open_world(tmp_path)
+    author = active_author(world)
+    for key in ("one", "two"):
+        author.keys[key] = make_key(world, key)
+    author.sign("targets", "targets", author.delegating(2, one=(1, ["one"]), two=(1, ["two"])))
+    requests = [
+        author.request(role, role, author.targets(version), request_id=f"{role}-{version}")
+        for version in (1, 2)
+        for role in ("one", "two")
+    ]
+    for outcome in sign_many(world, SIGNER, requests, timeout_s=TIMEOUT_S):
+        assert not isinstance(outcome, Exception)
+    author.sign("snapshot", "snapshot", author.snapshot(2, targets=2, one=2, two=2))
+    author.sign("timestamp", "timestamp", author.timestamp(2, snapshot=2))
+    world.ledger.close()
+
+    asked = [each for each in statements if re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE)\b", each)]
+    assert len(asked) > 50
+    with sqlite3.connect(tmp_path / "ledger" / DATABASE) as connection:
+        walks = {
+            (statement, step)
+            for statement in asked
+            for step in plan(connection, statement)
+            if WALK.search(step) and not SHORT.search(step)
+        }
+    assert not walks
