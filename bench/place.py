@@ -121,8 +121,9 @@ class Daemon:
 
     def resident_mb(self) -> float:
         """RSS of daemon and workers, in MB."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return sum(map(_resident_kb, [str(self.pid), *children])) / 1000
+        # A child is listed with the thread that started it.
+        listed = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")]
+        return sum(map(_resident_kb, [str(self.pid), *" ".join(listed).split()])) / 1000
 
     @property
     def _log(self) -> Path:
