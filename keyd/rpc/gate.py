@@ -102,9 +102,8 @@ class Gate(grpc.GenericRpcHandler):
         def serve(requests: Requests, context: grpc.ServicerContext) -> Requests:
             call = self._call(method, context)
             with _layers(call), self._admitted(call):
-                arriving = self._receive_all(call, requests)
-                argument = arriving if method.streams_requests else next(arriving)
-                for message in method.terms.handler(call, argument):
+                read = self._receive_all if method.streams_requests else self._receive
+                for message in method.terms.handler(call, read(call, requests)):
                     data = _encode(message)
                     with self._limit(call, limits.SEND_TIMEOUT_S, "SEND_TIMEOUT"):
                         yield data
@@ -125,7 +124,7 @@ class Gate(grpc.GenericRpcHandler):
 
     @contextmanager
     def _admitted(self, call: Call) -> Iterator[None]:
-        """Identity, drain, quota, policy and time, in this order, before anything is received."""
+        """Drain, identity, quota, policy and time, in this order, before anything is received."""
         keeping = self._keeping
         if call.method.terms is _REFUSING and call.method.policy_name:
             raise Exhausted(
@@ -134,13 +133,15 @@ class Gate(grpc.GenericRpcHandler):
                 retry_after_s=limits.RETRY_AFTER_S,
             )
         with ExitStack() as stack:
+            # Counted before drain is looked at: a call is either refused by it or waited for.
+            stack.enter_context(keeping.drain.call())
             if call.method.terms.lane is not LaneName.HEALTH:
                 keeping.drain.check()
             call.caller = keeping.identify(call.context)
             stack.enter_context(keeping.quotas.admit(call.caller.principal, call.method.terms.lane))
-            stack.enter_context(keeping.drain.call())
             authorise_method(keeping.world, call)
             call.check_time()
+            stack.enter_context(self._lanes[call.method.terms.lane].work())
             yield
 
     def _authorise(self, call: Call) -> None:

@@ -8,8 +8,9 @@ thread that submits, so asking `full` and submitting cannot race.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -29,26 +30,44 @@ class LaneName(StrEnum):
 
 
 class Lane(ThreadPoolExecutor):
-    """A bounded pool that knows when it has enough: `full` once `capacity` calls run or wait."""
+    """A bounded pool that knows when it has enough.
 
-    def __init__(self, name: LaneName, threads: int, queue: int = 0) -> None:
+    `full` is true once every thread is at work, or threads and queue hold `capacity` calls. The
+    queue is for bursts of calls that are refused at once: without it they would take the threads
+    for a moment, and with them the place of somebody else's call.
+    """
+
+    def __init__(self, name: LaneName, threads: int, queue: int) -> None:
         super().__init__(max_workers=threads, thread_name_prefix=f"rpc-{name}")
         self.lane_name = name
         self.capacity = threads + queue
+        self._threads_max = threads
         self._pending = 0
-        self._pending_lock = threading.Lock()
+        self._working = 0
+        self._count_lock = threading.Lock()
 
     @property
     def full(self) -> bool:
-        return self._pending >= self.capacity
+        return self._working >= self._threads_max or self._pending >= self.capacity
 
     @property
     def pending(self) -> int:
         return self._pending
 
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Count the call in this thread as more than a quick refusal."""
+        with self._count_lock:
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._count_lock:
+                self._working -= 1
+
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """As ThreadPoolExecutor.submit, counted."""
-        with self._pending_lock:
+        with self._count_lock:
             self._pending += 1
         try:
             future = super().submit(fn, *args, **kwargs)
@@ -59,16 +78,17 @@ class Lane(ThreadPoolExecutor):
         return future
 
     def _ended(self, _future: Future[Any] | None = None) -> None:
-        with self._pending_lock:
+        with self._count_lock:
             self._pending -= 1
 
 
 def make_lanes(work_threads: int) -> Mapping[LaneName, Lane]:
     """The lanes of one listening address; threads start when they are first needed."""
-    return {
-        LaneName.WORK: Lane(LaneName.WORK, work_threads),
-        LaneName.ADMIN: Lane(LaneName.ADMIN, limits.ADMIN_THREADS),
-        LaneName.HEALTH: Lane(LaneName.HEALTH, limits.HEALTH_THREADS, limits.HEALTH_QUEUE),
-        LaneName.WATCH: Lane(LaneName.WATCH, limits.WATCH_THREADS),
-        LaneName.REFUSE: Lane(LaneName.REFUSE, limits.REFUSE_THREADS, limits.REFUSE_QUEUE),
+    sizes = {
+        LaneName.WORK: (work_threads, limits.WORK_QUEUE),
+        LaneName.ADMIN: (limits.ADMIN_THREADS, limits.ADMIN_QUEUE),
+        LaneName.HEALTH: (limits.HEALTH_THREADS, limits.HEALTH_QUEUE),
+        LaneName.WATCH: (limits.WATCH_THREADS, limits.WATCH_QUEUE),
+        LaneName.REFUSE: (limits.REFUSE_THREADS, limits.REFUSE_QUEUE),
     }
+    return {name: Lane(name, threads, queue) for name, (threads, queue) in sizes.items()}

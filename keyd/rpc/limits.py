@@ -35,25 +35,24 @@ BATCH_ERROR_DETAILS_MAX = 32 * KIB
 
 # --- concurrency, per listening address -----------------------------------------------------------
 
-# Calls that may wait for tokens and ledger at once; each has a thread, so none waits in a queue.
+# Calls that may wait for tokens and ledger at once; each has a thread. This is the limit of 64 that
+# was measured to hold under floods. gRPC's own `maximum_concurrent_rpcs` would count health probes
+# with the rest; it is only the ceiling over all lanes and refuses without a thread and details.
 WORK_THREADS = 64
+# A burst of calls that quotas or policy refuse waits here for microseconds, with nothing received.
+WORK_QUEUE = 192
 # TokenService: an operator must get through while every work thread waits for a slow token.
 ADMIN_THREADS = 8
-# Health probes are answered from memory in microseconds; a few may queue.
+ADMIN_QUEUE = 24
+# Health probes are answered from memory.
 HEALTH_THREADS = 4
 HEALTH_QUEUE = 32
 # Streams that stay open: WatchTokens, Health.Watch, reflection. One thread each.
 WATCH_THREADS = 16
+WATCH_QUEUE = 16
 # Threads that only say no: a lane is full, a method does not exist.
 REFUSE_THREADS = 2
 REFUSE_QUEUE = 64
-# gRPC's own `maximum_concurrent_rpcs` counts every lane together and knows no exceptions for
-# health. The limit of 64 that was measured to hold under floods therefore binds the work lane
-# (WORK_THREADS); this one is the ceiling over all lanes, and what exceeds it is refused without a
-# thread and without details.
-CONCURRENT_CALLS_MAX = (
-    WORK_THREADS + ADMIN_THREADS + HEALTH_THREADS + HEALTH_QUEUE + WATCH_THREADS + REFUSE_QUEUE
-)
 
 # --- time -----------------------------------------------------------------------------------------
 
@@ -69,6 +68,8 @@ RECEIVE_TIMEOUT_S = 15.0
 SEND_TIMEOUT_S = 30.0
 # How long clients wait before they repeat a call refused while draining or busy.
 RETRY_AFTER_S = 1.0
+# How long answers of finished calls may take to leave when the daemon stops.
+FLUSH_S = 2.0
 # How long gRPC may take to close connections that have been cut.
 STOP_WAIT_S = 5.0
 # How often watchers and the watchdog look at the clock.

@@ -103,7 +103,7 @@ class RpcServers:
         """Drain, wait at most `grace_s` for calls in flight, then cut. True if none was cut."""
         self.begin_drain()
         finished = self._drain.wait_idle(grace_s)
-        self._close()
+        self._close(limits.FLUSH_S if finished else 0)
         self._watchdog.stop()
         return finished
 
@@ -112,12 +112,13 @@ class RpcServers:
         self.begin_drain()
         for bound in self._bound:
             bound.server.start()
-        self._close()
+        self._close(0)
 
-    def _close(self) -> None:
-        stopping = [bound.server.stop(grace=0) for bound in self._bound]
+    def _close(self, flush_s: float) -> None:
+        """Close every address; calls that have ended get `flush_s` for their answers to leave."""
+        stopping = [bound.server.stop(flush_s) for bound in self._bound]
         for event in stopping:
-            event.wait(limits.STOP_WAIT_S)
+            event.wait(flush_s + limits.STOP_WAIT_S)
         for bound in self._bound:
             if bound.socket_identity is not None and isinstance(bound.listener, UnixListener):
                 sockets.remove(bound.listener.path, bound.socket_identity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -469,6 +470,14 @@ def test_watching(place: Place) -> None:
         assert next(statuses).status == health_pb2.HealthCheckResponse.NOT_SERVING
         events.cancel()
         statuses.cancel()
+
+
+@pytest.mark.parametrize("method", ["KeyService/GetKey", "TokenService/WatchTokens"])
+def test_a_call_without_a_request(channel: grpc.Channel, method: str) -> None:
+    call: Any = channel.stream_stream(f"/keyd.v1.{method}")
+    with refused() as refusal:
+        list(call(iter(()), timeout=LIMIT_S))
+    assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_MISSING")
 
 
 def test_servers_start_all_or_none(place: Place) -> None:

@@ -204,13 +204,11 @@ def test_calls_that_never_send_lose_their_thread(
         codes = {call.code().name for call in calls}
         leave.set()
         assert codes == {"CANCELLED"}
+        # The peer hears of its end before the daemon has written it down.
+        cut = "RECEIVE_TIMEOUT"
+        assert wait_for(lambda: sum(entry.get("reason") == cut for entry in logs) == 4)
         stub = keys_pb2_grpc.KeyServiceStub(channel)
         assert not stub.ListKeys(keys_pb2.ListKeysRequest(), timeout=LIMIT_S).keys
-
-        # The peer hears of its end before the daemon has written it down.
-        assert wait_for(
-            lambda: sum(entry.get("reason") == "RECEIVE_TIMEOUT" for entry in logs) == 4
-        )
 
 
 def test_a_peer_that_never_reads_loses_its_thread(

@@ -14,7 +14,7 @@ from keyd.rpc.watchdog import Watchdog
 SOON_S = 10.0
 
 
-def test_a_lane_is_full_until_its_calls_end() -> None:
+def test_a_lane_is_full_when_threads_and_queue_are() -> None:
     lane = Lane(LaneName.WORK, threads=2, queue=1)
     go = threading.Event()
     futures = []
@@ -28,8 +28,17 @@ def test_a_lane_is_full_until_its_calls_end() -> None:
     assert lane.pending == 0
 
 
+def test_a_lane_is_full_when_every_thread_is_at_work() -> None:
+    lane = Lane(LaneName.WORK, threads=2, queue=100)
+    seen = [lane.full]
+    with lane.work(), lane.work():
+        seen.append(lane.full)
+    seen.append(lane.full)
+    assert seen == [False, True, False]
+
+
 def test_a_lane_counts_calls_that_raise() -> None:
-    lane = Lane(LaneName.WORK, threads=1)
+    lane = Lane(LaneName.WORK, threads=1, queue=0)
     failed = lane.submit(int, "x")
     with pytest.raises(ValueError, match="invalid literal"):
         failed.result(SOON_S)
