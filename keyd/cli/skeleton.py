@@ -23,7 +23,7 @@ file = "{config}/policy.toml"
 # in a directory of mode 0700 (or 0750 with `group`). The administrator's is the only one that may
 # bootstrap repositories and change rules.
 [[listen.unix]]
-path = "{run}/admin.sock"
+path = "{run}/admin/keyd.sock"
 principal = "admin"
 administrator = true
 

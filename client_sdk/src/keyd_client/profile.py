@@ -95,7 +95,8 @@ def find(name: str) -> Path:
     searched = directories()
     for directory in searched:
         path = directory / f"{name}.toml"
-        if path.is_file():
+        # Another user's directory, as after a plain su, is as good as none.
+        if os.access(path, os.F_OK) and path.is_file():
             return path
     raise ProfileError(
         "PROFILE_NOT_FOUND",
