@@ -40,7 +40,7 @@ PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LOG_PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 
 
-def _der(private: Ed25519PrivateKey) -> bytes:
+def der(private: Ed25519PrivateKey) -> bytes:
     return private.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -52,7 +52,7 @@ def _key(name: str, private: Ed25519PrivateKey, content: Content) -> Key:
         token="soft",
         cka_id=name.encode(),
         scheme=Scheme.ED25519,
-        public_der=_der(private),
+        public_der=der(private),
         content=content,
         state=KeyState.ACTIVE,
         origin=Origin.GENERATED,

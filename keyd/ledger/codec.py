@@ -68,8 +68,9 @@ def time_text(at: datetime) -> str:
 def time_of(text: str) -> datetime:
     """The inverse of `time_text`."""
     at = datetime.fromisoformat(text)
-    if at.tzinfo is None:
-        raise ValueError("a stored time has no zone")
+    # Python takes any letter between date and time.
+    if at.tzinfo is None or text[10] != "T":
+        raise ValueError("a stored time has another form")
     return at
 
 

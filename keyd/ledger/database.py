@@ -42,6 +42,17 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def connect_verifier(path: Path) -> sqlite3.Connection:
+    """Open a connection that does not write, for `PRAGMA integrity_check`.
+
+    SQLite leaves CHECK constraints out when it opens a file as read-only, so this one may write
+    as far as the file is concerned. Raises: sqlite3.Error.
+    """
+    connection = _connect(path, "rw")
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # Every statement is explicit (isolation_level None); SQLite is built thread-safe, and each
     # connection is used by one thread at a time.

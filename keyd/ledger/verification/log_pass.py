@@ -131,10 +131,10 @@ class _Checkpoints:
             return
         size, root, note = self._next
         where = f"checkpoint {size}"
-        keys = [LogKey(facts.origin, key.public_der) for key in self._keys]
         if root != frontier.root():
             self._report.flaw(where, "its root is not that of the entries")
         try:
+            keys = [LogKey(facts.origin, key.public_der) for key in self._keys]
             signed = verify_checkpoint(note, keys)
         except InvalidRequest as error:
             self._report.flaw(where, error.message)

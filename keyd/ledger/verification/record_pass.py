@@ -176,10 +176,8 @@ class _Check:
             verdict = self._trust.verify(r.judged(), s.fingerprint, s.signature)
         else:
             verdict = _verdict(s.public_der, s.scheme, r.payload, s.signature)
-        if verdict is None:
-            self._report.unchecked_signatures += 1
-        elif not verdict:
-            self._report.flaw(where, "it does not verify")
+        if not verdict:
+            self._report.flaw(where, "it does not verify under any key that is recorded for it")
 
 
 def _verdict(public_der: bytes, scheme: str, data: bytes, signature: bytes) -> bool:

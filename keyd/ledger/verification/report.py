@@ -31,7 +31,6 @@ class Flaw:
 class Report:
     """The outcome: the ledger is sound if `flaws` is empty.
 
-    `unchecked_signatures` were made elsewhere by keys whose public part is not recorded;
     `open_intents` are token calls under way, or cut off by a crash and settled at the next start.
     """
 
@@ -41,7 +40,6 @@ class Report:
     root: bytes = b""
     checkpoints: int = 0
     signatures: int = 0
-    unchecked_signatures: int = 0
     open_intents: int = 0
     flaws: list[Flaw] = field(default_factory=list)
     flaw_count: int = 0

@@ -161,9 +161,10 @@ def _check_repository(
     intended = repository.intended_root
     if (intended is None) != rooted:
         report.flaw(where, "only a repository without trusted root has an intended one")
-    elif intended is not None and not repository.imported:
+    elif intended is not None:
         said = entry.get("threshold"), entry.get("root_keys_sha256")
-        if said != (intended.threshold, sorted(intended.fingerprints.values())):
+        listed = intended.threshold, sorted(intended.fingerprints.values())
+        if said != listed or intended.delegator != "bootstrap":
             report.flaw(where, "the entry that made it names other root keys")
 
 

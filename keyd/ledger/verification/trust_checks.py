@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -52,8 +53,8 @@ class RecordedTrust:
             self._known[place] = self._objection(judged)
         return self._known[place]
 
-    def verify(self, judged: Judged, fingerprint: str, signature: bytes) -> bool | None:
-        """Check a signature by a key that is not registered here; None: nobody lists the key."""
+    def verify(self, judged: Judged, fingerprint: str, signature: bytes) -> bool:
+        """Whether a signature by a key that is not registered here is valid, and its key listed."""
         for source in self._sources(judged):
             for keyid, found in key_table(source).fingerprints.items():
                 if found == fingerprint:
@@ -62,7 +63,7 @@ class RecordedTrust:
                         judged.payload, pair, {keyid: _key_objects(source)[keyid]}
                     )
                     return fingerprint in valid
-        return None
+        return False
 
     def _objection(self, judged: Judged) -> str:
         try:
@@ -83,7 +84,7 @@ class RecordedTrust:
         if claimed.delegator == "registration":
             if announced.get("first_root_sha256") != judged.digest:
                 return False
-            source = _parse(judged.payload)
+            source = _own(judged)
         else:
             source = self._source(claimed, judged)
         actual = None if source is None else key_set(source, judged.role, claimed.delegator)
@@ -93,7 +94,7 @@ class RecordedTrust:
         )
 
     def _sources(self, judged: Judged) -> Iterator[Payload]:
-        own = _parse(judged.payload) if judged.role == "root" else None
+        own = _own(judged) if judged.role == "root" else None
         found = [own, *(self._source(s, judged) for s in key_sets_of(judged.required))]
         yield from (source for source in found if source is not None)
 
@@ -101,28 +102,31 @@ class RecordedTrust:
         """The payload that a key list comes from: the delegator's, or a root's own."""
         name, _, version = claimed.delegator.rpartition(":")
         if name == judged.role == "root":
-            own = _parse(judged.payload)
+            own = _own(judged)
             if own is not None and str(own.signed.get("version")) == version:
                 return own
         return self._load(judged.repository, name, int(version)) if version.isdecimal() else None
 
     def _load_payload(self, repository: str, name: str, version: int) -> Payload | None:
         row = self._connection.execute(
-            "SELECT p.data FROM reservations AS r JOIN payloads AS p ON p.digest = r.digest "
+            "SELECT p.digest, p.data FROM reservations AS r "
+            "JOIN payloads AS p ON p.digest = r.digest "
             "WHERE r.repository = ? AND r.role = ? AND r.version = ? AND r.state <> 'VOIDED' "
             "ORDER BY r.epoch DESC",
             (repository, name, version),
         ).fetchone()
-        return None if row is None else _parse(row[0])
+        return None if row is None else _intact(*row)
 
 
-def _parse(raw: bytes) -> Payload | None:
-    """A payload as it was recorded; it parsed strictly then."""
-    try:
-        signed = json.loads(raw, strict=False)
-    except ValueError:
+def _own(judged: Judged) -> Payload | None:
+    return _intact(judged.digest, judged.payload)
+
+
+def _intact(digest: str, raw: bytes) -> Payload | None:
+    """A payload with the digest it was recorded under: it parsed strictly then."""
+    if hashlib.sha256(raw).hexdigest() != digest:
         return None
-    return Payload(raw=raw, signed=signed) if isinstance(signed, dict) else None
+    return Payload(raw=raw, signed=json.loads(raw, strict=False))
 
 
 def _key_objects(payload: Payload) -> Mapping[str, Mapping[str, Any]]:

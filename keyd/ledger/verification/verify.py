@@ -15,9 +15,9 @@ from pathlib import Path
 from keyd.domain import merkle
 from keyd.domain.checkpoint import LogKey, verify_checkpoint
 from keyd.domain.keys import Content
-from keyd.errors import InvalidRequest, KeydError, NotFound, StateCorrupt
+from keyd.errors import InvalidRequest, KeydError, NotFound
 from keyd.ledger import anchor as anchors
-from keyd.ledger.database import DATABASE, connect_reader
+from keyd.ledger.database import DATABASE, connect_verifier
 from keyd.ledger.directory import check_directory, check_file
 from keyd.ledger.gap import compare
 from keyd.ledger.log import StoredLog
@@ -52,7 +52,7 @@ def verify_ledger(
     check_file(path)
     report = Report()
     try:
-        with closing(connect_reader(path)) as connection:
+        with closing(connect_verifier(path)) as connection:
             _verify(connection, anchor, log_keys, report, progress)
     except sqlite3.Error as error:
         report.flaw("file", f"it is damaged: {error}")
@@ -81,8 +81,9 @@ def _verify(
         _check_records(connection, view, facts, report, progress)
         if anchor is not None:
             _check_anchor(view, StoredLog(connection), anchor, keys, report)
-    except StateCorrupt as error:
-        report.flaw("ledger", error.message)
+    except (KeydError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # Whatever was put into the rows must end in a finding, not in a traceback.
+        report.flaw("ledger", f"it cannot be read any further: {error}")
 
 
 def _registered(view: SqliteView, report: Report) -> list[LogKey]:
