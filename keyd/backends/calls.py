@@ -36,7 +36,7 @@ class Group:
         return self._done.wait(max(timeout_s, 0.0))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One request. A worker that makes no progress on it for `limit_s` counts as hung."""
 

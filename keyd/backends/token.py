@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from keyd.backends import refusals
-from keyd.backends.calls import Outcome
+from keyd.backends.calls import Group, Outcome
 from keyd.backends.config import TokenConfig
 from keyd.backends.queue import QueueStatistics
 from keyd.backends.reconcile import to_found
@@ -29,6 +29,7 @@ from keyd.wire.worker_pb2 import (
 # Certain to have had no outcome, or harmless to repeat: the same message by the same key.
 _AGAIN = (Failure.KIND_TOKEN_FAILED, Failure.KIND_NOT_LOGGED_IN, Failure.KIND_KEY_NOT_FOUND)
 _MAX_LABEL_BYTES = 64
+_PART = 32
 
 
 class WorkerToken:
@@ -108,23 +109,34 @@ class WorkerToken:
                 )
             else:
                 asked.append(i)
-        requests = [_sign_request(items[i]) for i in asked]
-        for i, outcome in zip(asked, self._exchange(requests, deadline), strict=True):
+        for i, outcome in zip(
+            asked, self._exchange([items[i] for i in asked], deadline), strict=True
+        ):
             outcomes[i] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _exchange(self, requests: Sequence[Request], deadline: float) -> list[Outcome]:
-        """Every request's outcome by `deadline`; a refusal of the queue stands for each."""
-        if not requests:
-            return []
+    def _exchange(self, items: Sequence[SignItem], deadline: float) -> list[Outcome]:
+        """Every item's outcome by `deadline`; a refusal of the queue stands for each it hit."""
+        parts = [items[i : i + _PART] for i in range(0, len(items), _PART)]
+        # All are queued before the first is waited for: the worker signs while we go on.
+        submitted = [self._submit(part, deadline) for part in parts]
+        outcomes: list[Outcome] = []
+        for part, group in zip(parts, submitted, strict=True):
+            if isinstance(group, KeydError):
+                outcomes += [group] * len(part)
+                continue
+            if not group.wait(deadline - time.monotonic()):
+                self._queue.give_up(group)
+            outcomes += group.settled()
+        return outcomes
+
+    def _submit(self, items: Sequence[SignItem], deadline: float) -> Group | KeydError:
+        requests = [_sign_request(item) for item in items]
         left_s = deadline - time.monotonic()
         try:
-            group = self._queue.submit(requests, self._config.sign_timeout_s, left_s)
+            return self._queue.submit(requests, self._config.sign_timeout_s, left_s)
         except KeydError as error:
-            return [error] * len(requests)
-        if not group.wait(deadline - time.monotonic()):
-            self._queue.give_up(group)
-        return group.settled()
+            return error
 
     def _one(self, request: Request, limit_s: float, timeout_s: float) -> Response:
         group = self._queue.submit([request], limit_s, timeout_s)
