@@ -6,11 +6,13 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from keyd.backends.token import WorkerToken
 from keyd.domain.tokens import TokenState
 from keyd.errors import InvalidRequest
+from keyd.ledger.sqlite import SqliteLedger
 from keyd.services.world import World
 
 
@@ -22,12 +24,14 @@ class WorldMetrics(Collector):
         self._version = version
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of docs/reference/metrics.md that are no counters."""
+        """The metrics of docs/reference/metrics.md that calls do not count by themselves."""
         build = GaugeMetricFamily("keyd_build_info", "Constant 1.", labels=["version"])
         build.add_metric([self._version], 1)
         yield build
         yield from self._tokens()
         yield from self._ledger()
+        yield from self._exchanges()
+        yield from self._groups()
 
     def _tokens(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("keyd_backend_up", "1 if the token signs.", labels=["token"])
@@ -54,6 +58,31 @@ class WorldMetrics(Collector):
         yield GaugeMetricFamily(
             "keyd_checkpoint_entries", "Entries under the newest checkpoint.", value=covered
         )
+
+    def _exchanges(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "keyd_token_requests", "Requests to workers.", labels=["token"]
+        )
+        frames = CounterMetricFamily(
+            "keyd_token_frames", "Messages that carried them.", labels=["token"]
+        )
+        for backend in self._world.tokens.all():
+            if isinstance(backend, WorkerToken):
+                counted = backend.statistics()
+                requests.add_metric([backend.name], counted.requests)
+                frames.add_metric([backend.name], counted.frames)
+        yield requests
+        yield frames
+
+    def _groups(self) -> Iterator[Metric]:
+        if isinstance(self._world.ledger, SqliteLedger):
+            counted = self._world.ledger.statistics()
+            yield CounterMetricFamily(
+                "keyd_ledger_transactions", "Pieces of work committed.", value=counted.pieces
+            )
+            yield CounterMetricFamily(
+                "keyd_ledger_groups", "Commits, each with one flush.", value=counted.groups
+            )
 
 
 def serve_metrics(
