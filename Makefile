@@ -25,11 +25,11 @@ demo: venv ## Build a TUF repository with keys on a SoftHSM token and download f
 	$(BIN)/python -m demo
 
 .PHONY: test
-test: venv ## Run the tests, except the slow ones
+test: venv test-tools ## Run the tests, except the slow ones
 	$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: venv ## Run the slow tests, in resumable shards of ten minutes (SHARD=n/m: every mth)
+test-all: venv test-tools ## Run the slow tests, in resumable shards of ten minutes (SHARD=n/m: every mth)
 	$(BIN)/python -m tests.shards --shard $(SHARD)
 
 .PHONY: test-fresh
@@ -73,6 +73,11 @@ bench: venv ## Measure speed and memory (FULL=1: a million records, half an hour
 .PHONY: system
 system:
 	@scripts/system-packages.sh
+
+# The order of writes and flushes is read from system calls.
+.PHONY: test-tools
+test-tools: | system
+	@scripts/system-packages.sh strace
 
 .PHONY: venv
 venv: $(VENV_STAMP) ## Make .venv with everything pinned in requirements/dev.txt

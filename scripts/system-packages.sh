@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that the Debian packages keyd needs are there: installs them as root or through sudo
 # without a password, else prints the one command to type and fails. Quiet when nothing is missing.
+# Arguments are further commands that must be there, named like their packages.
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -21,6 +22,10 @@ for module in "${SOFTHSM2_MODULE:-}" /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/
     if [ -e "$module" ]; then found_softhsm=yes; fi
 done
 if [ "$found_softhsm" = no ]; then packages+=(softhsm2); fi
+
+for command in "$@"; do
+    if ! command -v "$command" >/dev/null; then packages+=("$command"); fi
+done
 
 if [ ${#packages[@]} -eq 0 ]; then exit 0; fi
 
