@@ -9,7 +9,8 @@
  *   hang | abort | exit | print
  *
  * and is removed by the call that obeys it; DIR/NAME.always is obeyed every time. DIR/NAME.max bounds
- * the sessions open at once. DIR/flags holds CK_TOKEN_INFO flags to add (hexadecimal).
+ * the sessions open at once. DIR/flags holds CK_TOKEN_INFO flags to add (hexadecimal). With
+ * KEYD_SHIM_FRESH set, each C_GetFunctionList returns another list.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -159,5 +160,9 @@ ul C_GetFunctionList(void **list) {
         table[60] = (void *)C_GenerateKeyPair;
     }
     *list = table;
+    if (getenv("KEYD_SHIM_FRESH")) { /* like p11-kit: another table at each call */
+        *list = malloc(sizeof table);
+        memcpy(*list, table, sizeof table);
+    }
     return 0;
 }

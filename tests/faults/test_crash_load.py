@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from keyd.domain import canonical
+from keyd.ledger.verification.verify import verify_ledger
 from keyd_client.errors import BackendUnavailable, DeadlineExceeded, Equivocation
 from tests.daemon import TEAMS, Installation
 from tests.recording import (
@@ -146,6 +147,8 @@ def check_everything(installation: Installation, clients: list[Signing]) -> None
     for one in receipts:
         assert payloads.setdefault((one.role, one.version), one.payload) == one.payload
     assert check_disk(installation.ledger, installation.anchor) >= len(entries)
+    report = verify_ledger(installation.ledger, anchor=installation.anchor)
+    assert report.sound, report.flaws
     verified = installation.keyd("audit", "verify", "--json")
     assert verified.code == 0, verified.err
     unknown = sum(e["event"] == "intent_closed" for e in entries)

@@ -20,6 +20,7 @@ from tuf.api.metadata import Metadata, Targets
 
 from keyd.domain import canonical
 from keyd.failpoints import Failpoint
+from keyd.ledger.verification.verify import verify_ledger
 from keyd_client import BatchOutcome, Client, KeydSigner, echo, sign_metadata_batch
 from keyd_client.errors import AlreadyExists, Equivocation, KeydClientError, NotFound
 from keyd_client.messages import label
@@ -103,6 +104,8 @@ def afterwards(installation: Installation, receipts: Sequence[Receipt]) -> Itera
         entries = entries_of(client)
         check_entries(entries, receipts)
         assert check_disk(installation.ledger, installation.anchor) >= len(entries)
+        report = verify_ledger(installation.ledger, anchor=installation.anchor)
+        assert report.sound, report.flaws
         verified = installation.keyd("audit", "verify", "--json")
         assert verified.code == 0, verified.err
         assert verified.json["size"] >= len(entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -233,6 +234,44 @@ def test_sessions_stay_within_a_small_limit(shim: Shim, journal: MemoryTokenJour
             sign_one(token, keys[i % 3])
         make_key(token, journal)
     assert shim.calls("C_OpenSession") - shim.calls("C_CloseSession") <= 6
+
+
+@pytest.mark.parametrize("how", ["cannot lock", "another function list at each call"])
+def test_a_module_that_cannot_lock_gets_one_thread(
+    how: str, shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    """p11-kit, or CKR_CANT_LOCK: the unmodified binding, and never a second thread."""
+    config = shim.config(sessions=4)
+    if how == "cannot lock":
+        shim.once("C_Initialize", "rv a early")
+    else:
+        environment = {**config.environment, "KEYD_SHIM_FRESH": "1"}
+        config = replace(config, environment=environment)
+    with running(config, journal=journal) as fleet:
+        token = fleet.get("test")
+        key = make_key(token, journal)
+        sessions = shim.calls("C_OpenSession") - shim.calls("C_CloseSession")
+        assert all(isinstance(each, bytes) for each in token.sign([item(key)] * 100, PATIENCE_S))
+        # The anchor's and the one that works.
+        assert sessions == shim.calls("C_OpenSession") - shim.calls("C_CloseSession") == 2
+        shim.once("C_Sign", "abort")
+        token.sign([item(key)], PATIENCE_S)
+        sign_one(token, key)
+    assert shim.calls("C_Login") == 2
+
+
+def test_a_module_that_cannot_lock_gets_a_wrong_pin_once_too(
+    shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    shim.token.pin_file.write_text("wrong")
+    for _ in range(3):
+        shim.once("C_Initialize", "rv a early")
+        with running(shim.config(), journal=journal) as fleet:
+            assert fleet.get("test").status().state is TokenState.PIN_REQUIRED
+    assert shim.calls("C_Login") == 1
+    attempt = journal.pin_attempt("test")
+    assert attempt is not None
+    assert attempt.rejected
 
 
 def test_workers_started_together_all_come_up(
