@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import json
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
+import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from keyd.backends.token import WorkerToken
 from keyd.domain.tokens import TokenState
-from keyd.errors import InvalidRequest
+from keyd.domain.trust import TOP_LEVEL
+from keyd.errors import InvalidRequest, KeydError
 from keyd.ledger.sqlite import SqliteLedger
+from keyd.ports import View
 from keyd.services.world import World
+
+_log = structlog.get_logger("keyd.daemon")
 
 
 class WorldMetrics(Collector):
@@ -29,7 +37,15 @@ class WorldMetrics(Collector):
         build.add_metric([self._version], 1)
         yield build
         yield from self._tokens()
-        yield from self._ledger()
+        refuses = float(self._world.ledger.refusal() is not None)
+        yield GaugeMetricFamily(
+            "keyd_ledger_refuses", "1 if the ledger lets nothing be signed.", value=refuses
+        )
+        try:
+            yield from self._ledger()
+        except KeydError as error:
+            # A ledger that cannot be read must not take the other metrics with it.
+            _log.error("metrics_incomplete", reason=error.reason, message=error.message)
         yield from self._exchanges()
         yield from self._groups()
 
@@ -49,15 +65,19 @@ class WorldMetrics(Collector):
         ledger = self._world.ledger
         size = ledger.read(lambda view: view.log_size())
         yield GaugeMetricFamily("keyd_log_entries", "Entries in the audit log.", value=size)
-        refuses = float(ledger.refusal() is not None)
-        yield GaugeMetricFamily(
-            "keyd_ledger_refuses", "1 if the ledger lets nothing be signed.", value=refuses
-        )
         latest = ledger.checkpoint()
         covered = latest.size if latest else 0
         yield GaugeMetricFamily(
             "keyd_checkpoint_entries", "Entries under the newest checkpoint.", value=covered
         )
+        expiry = GaugeMetricFamily(
+            "keyd_metadata_expiry_timestamp_seconds",
+            "When the newest accepted version of a top-level role expires.",
+            labels=["repository", "role"],
+        )
+        for repository, role, expires in ledger.read(_expiries):
+            expiry.add_metric([repository, role], expires)
+        yield expiry
 
     def _exchanges(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -83,6 +103,22 @@ class WorldMetrics(Collector):
             yield CounterMetricFamily(
                 "keyd_ledger_groups", "Commits, each with one flush.", value=counted.groups
             )
+
+
+def _expiries(view: View) -> list[tuple[str, str, float]]:
+    """(repository, role, Unix time); delegated roles could be thousands and are left out."""
+    found = []
+    for repository in view.repositories():
+        for name in TOP_LEVEL:
+            role = view.role(repository.name, name)
+            if role is None or not role.trusted_digest:
+                continue
+            signed = json.loads(view.payload(role.trusted_digest), strict=False)
+            # Imported metadata may spell its time in a way that only its own tools read.
+            with contextlib.suppress(ValueError):
+                expires = datetime.fromisoformat(signed["expires"])
+                found.append((repository.name, name, expires.timestamp()))
+    return found
 
 
 def serve_metrics(

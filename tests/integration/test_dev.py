@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +13,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -219,4 +222,24 @@ def test_sighup_takes_good_certificates_and_refuses_bad_ones(folder: Path) -> No
         assert ask(folder, "key", "list", "-p", "dev-tls").code == 0
         loaded = ask(folder, "audit", "list", "--limit", "1000", "--json").json["entries"]
         assert [one["event"] for one in loaded].count("policy_loaded") == 1
+        assert daemon.stop() == 0
+
+
+def test_metrics_tell_when_metadata_expires(folder: Path) -> None:
+    with dev(folder, "--set", "metrics.address=127.0.0.1:0") as daemon:
+        ready_of(daemon, folder)
+        address = daemon.wait_for("metrics_listening")["address"]
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        name = "keyd_metadata_expiry_timestamp_seconds"
+        found = dict(re.findall(rf'{name}{{repository="demo",role="(\w+)"}} (\S+)', text))
+        assert set(found) == {"root", "targets", "snapshot", "timestamp"}
+        timestamp = json.loads((folder / "repository" / "metadata" / "timestamp.json").read_text())
+        expires = datetime.fromisoformat(timestamp["signed"]["expires"]).timestamp()
+        assert float(found["timestamp"]) == expires
+        assert "metrics_incomplete" not in daemon.log.read_text()
+        page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+        for exported in re.findall(r"^# TYPE (keyd_\w+)", text, re.MULTILINE):
+            if not exported.endswith("_created"):
+                assert f"`{exported}`" in page, exported
         assert daemon.stop() == 0
