@@ -94,7 +94,18 @@ class Channel:
                 del self._backlog[:sent]
 
     def _read(self) -> None:
-        reason = "the worker ended"
+        reason = "the channel failed"
+        try:
+            reason = self._converse()
+        finally:
+            with self._lock:
+                self._ended = True
+                self._lock.notify_all()
+            self._sock.close()
+            self._closed(self, reason)
+
+    def _converse(self) -> str:
+        """Hand on answers until the end; why it ended."""
         frames = FrameBuffer()
         try:
             while received := self._sock.recv(_RECEIVE_BYTES):
@@ -102,11 +113,7 @@ class Channel:
                 for message in frames.messages():
                     self._answered(FromWorker.FromString(message).responses)
         except (FrameError, DecodeError) as error:
-            reason = f"the worker sent nonsense ({type(error).__name__})"
+            return f"the worker sent nonsense ({type(error).__name__})"
         except OSError as error:
-            reason = f"the worker's socket failed ({type(error).__name__})"
-        with self._lock:
-            self._ended = True
-            self._lock.notify_all()
-        self._sock.close()
-        self._closed(self, reason)
+            return f"the worker's socket failed ({type(error).__name__})"
+        return "the worker ended"

@@ -115,6 +115,11 @@ class Holdings:
         else:
             self._ask.probe()
 
+    def check_all(self) -> None:
+        """A signature and the keys, after a request failed."""
+        self.check_canary()
+        self.take_stock()
+
     def expire(self) -> None:
         """Make the next look compare the keys."""
         self._stock_due = 0.0

@@ -52,6 +52,7 @@ class Ladder:
         if opened.login_required:
             self._log_in(opened, operator)
         self._holdings.take_stock()
+        # Not before: which key to try is known only now.
         self._holdings.check_canary()
         self._holdings.pin_identity(opened)
         return opened

@@ -224,25 +224,30 @@ class Supervisor:
     def _look_after(self) -> None:
         now = time.monotonic()
         self._due = now + self._config.probe_interval_s
-        try:
-            self.holdings.check_what_is_due(now)
-        except SelfCheckFailed as error:
-            self._quarantine_here(error.message)
-        except FAILURES as error:
-            self._recover(words_for(error))
+        problem = self._problem_of(lambda: self.holdings.check_what_is_due(now))
+        if problem is not None:
+            self._recover(words_for(problem))
 
     def _on_trouble(self, code: str) -> None:
         """A request failed: is it the token, or only that request?"""
         self._held_at = time.monotonic()
+        if self._problem_of(self.holdings.check_all) is None:
+            self._serve()
+        else:
+            self._recover(code)
+
+    def _problem_of(self, check: Callable[[], None]) -> Exception | None:
+        """What a check of the token found, if it is a reason to recover."""
         try:
-            self.holdings.check_canary()
-            self.holdings.take_stock()
+            check()
         except SelfCheckFailed as error:
             self._quarantine_here(error.message)
-        except FAILURES:
-            self._recover(code)
-        else:
-            self._serve()
+        except KeydError as error:
+            # The ledger's trouble, which a new login would not mend.
+            _log.warning("token_unchecked", token=self._config.name, why=error.message)
+        except FAILURES as error:
+            return error
+        return None
 
     def _quarantine_here(self, reason: str) -> None:
         """On the token's own thread, which a ledger that is away must not end."""
@@ -255,13 +260,17 @@ class Supervisor:
     # --- recovery -------------------------------------------------------------------------------
 
     def _recover(self, reason: str) -> None:
+        """At once after a while of good service, later and later when it fails again and again."""
         self._hold(reason)
-        if self._online_at and time.monotonic() - self._online_at > _STEADY_S:
+        if time.monotonic() - self._online_at > _STEADY_S:
             self._delay_s = 0.0
-        if self._delay_s:
-            self._due = time.monotonic() + self._delay_s
-        else:
             self._bring_up()
+        else:
+            self._wait_longer()
+
+    def _wait_longer(self) -> None:
+        self._delay_s = min(max(self._delay_s * 2, _FIRST_DELAY_S), _LAST_DELAY_S)
+        self._due = time.monotonic() + self._delay_s
 
     def _bring_up(self, operator: Login | None = None) -> NotReady | None:
         """Climb from whatever there is to ONLINE; returns what stopped it, if anything did."""
@@ -285,8 +294,9 @@ class Supervisor:
         self._sessions = opened.sessions
         self._board.describe(lambda status: _described(status, opened))
         self._online_at = time.monotonic()
-        self._delay_s = max(self._delay_s, _FIRST_DELAY_S)
         self._serve()
+        if self._quarantined:
+            self._link.end()
 
     def _hold(self, reason: str) -> None:
         """RECOVERING: callers wait a little."""
@@ -298,8 +308,7 @@ class Supervisor:
 
     def _rest(self, stopped: NotReady) -> None:
         """Settle in the state that says why the token is not ONLINE, and when to try again."""
-        self._delay_s = min(max(self._delay_s * 2, _FIRST_DELAY_S), _LAST_DELAY_S)
-        self._due = time.monotonic() + self._delay_s
+        self._wait_longer()
         with self._board.lock:
             if not self._quarantined or stopped.state is TokenState.QUARANTINED:
                 self._board.enter(stopped.state, stopped.detail)
