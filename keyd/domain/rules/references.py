@@ -9,7 +9,7 @@ from typing import Any
 
 from keyd.domain.payload import Payload
 from keyd.domain.pointer import Path
-from keyd.domain.rules.objections import graded, refused
+from keyd.domain.rules.objections import graded, invalid, refused
 from keyd.domain.trust import FileFacts, KnownVersion
 from keyd.errors import Finding
 
@@ -56,14 +56,30 @@ def check_reference(
     entry: Mapping[str, Any], known: KnownVersion | None, path: Path, rule: ReferenceRule
 ) -> Iterator[Finding]:
     """The referenced version is recorded and accepted; its length and hashes are the file's."""
-    if known is None:
+    impossible = list(_check_possible(entry, path, rule))
+    if impossible:
+        yield from impossible
+    elif known is None:
         message = "no such version is recorded here: sign it, or import it if it was published"
         yield refused(rule.rule, rule.unknown, path, message)
     elif not known.accepted:
         message = "the referenced version still misses signatures: finish it first"
         yield refused("C2", "SIGNING_ORDER_WRONG", path, message)
-    elif "length" in entry or entry.get("hashes"):
+    elif "length" in entry or "hashes" in entry:
         yield from _check_file(entry, known.file, path, rule)
+
+
+def _check_possible(entry: Mapping[str, Any], path: Path, rule: ReferenceRule) -> Iterator[Finding]:
+    """What no version and no file can be: python-tuf does not even read the payload then."""
+    if entry["version"] < 1:
+        message = "versions start at 1"
+        yield invalid(rule.rule, "REFERENCE_INVALID", (path, "version"), message)
+    if entry.get("length", 0) < 0:
+        message = "a length is a number of bytes, 0 or more"
+        yield invalid(rule.rule, "REFERENCE_INVALID", (path, "length"), message)
+    if "hashes" in entry and not entry["hashes"]:
+        message = "list a hash, or leave out `hashes`"
+        yield invalid(rule.rule, "REFERENCE_INVALID", (path, "hashes"), message)
 
 
 def _check_file(

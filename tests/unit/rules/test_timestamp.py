@@ -81,7 +81,6 @@ def test_t3_the_snapshot_is_recorded_and_accepted(snapshot: KnownVersion, expect
         ({"length": 400}, FILE, [], []),
         ({"length": 401}, FILE, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
         ({"length": 400}, None, [], ["HASHES_UNCHECKED"]),
-        ({"hashes": {}}, None, [], []),
         ({"hashes": {"sha256": SHA256}}, FILE, [], []),
         ({"hashes": {"sha256": SHA256[::-1]}}, FILE, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
         ({"hashes": {"sha256": SHA256.upper()}}, None, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
@@ -103,6 +102,19 @@ def test_t3_length_and_hashes_are_the_files(
     judgement = ask(timestamp(), about, bend=put(ENTRY, {"version": 1, **facts}))
     assert refusals(judgement) == refused
     assert warnings(judgement) == warned
+
+
+@pytest.mark.parametrize("facts", [{"version": 0}, {"length": -1}, {"hashes": {}}])
+@pytest.mark.parametrize("file", [FILE, None])
+def test_t3_what_clients_cannot_read_is_refused_for_ever(
+    facts: dict[str, Any], file: FileFacts | None
+) -> None:
+    about = view("timestamp", known=known(accepted("snapshot", 1, file=file)))
+    judgement = ask(timestamp(), about, bend=put(ENTRY, {"version": 1, **facts}))
+    assert refusals(judgement) == ["REFERENCE_INVALID"]
+    assert judgement.findings[0].malformed
+    (member,) = facts
+    assert judgement.findings[0].pointer == f"{ENTRY}/{member}"
 
 
 def test_pointers_name_the_place() -> None:
