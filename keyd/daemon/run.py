@@ -135,7 +135,8 @@ def _start_metrics(settings: Settings, world: World) -> None:
 def _wait_for_tokens(daemon: _Daemon) -> bool:
     """Wait until no token is about to come up, at most `start_wait_s`; False: asked to stop."""
     until = time.monotonic() + daemon.settings.daemon.start_wait_s
-    while not settled(daemon.world.tokens) and time.monotonic() < until:
+    world = daemon.world
+    while not settled(world.tokens, world.ledger) and time.monotonic() < until:
         _say_status(daemon)
         wish = daemon.signals.wait(_START_LOOK_S)
         if wish is Wish.STOP:

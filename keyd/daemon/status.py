@@ -16,8 +16,13 @@ _SETTLED = frozenset(
 )
 
 
-def settled(tokens: Tokens) -> bool:
-    """Whether every token signs, or waits for somebody."""
+def settled(tokens: Tokens, ledger: Ledger) -> bool:
+    """Whether every token signs, or waits for somebody.
+
+    While the ledger refuses, no login can be recorded beforehand, so none is made.
+    """
+    if ledger.refusal():
+        return True
     return all(backend.status().state in _SETTLED for backend in tokens.all())
 
 
