@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
-from keyd.cli.log_check import CheckedLog, check_log
-from keyd.cli.metadata_files import read_file, write_file
+from keyd.cli.log_export import download
+from keyd.cli.metadata_files import read_file
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit, facts, progress, say, table
+from keyd.cli.output import emit, progress, say, table
 from keyd.cli.remote import connect, profile_option
+from keyd.cli.reports import show_report
 from keyd.domain import checkpoint as notes
 from keyd.domain import merkle
 from keyd.errors import InvalidRequest
+from keyd.ledger.verification.exported import verify_export
+from keyd.ledger.verification.report import Report
+from keyd_client import Client
 from keyd_client.messages import LogEntry, as_dict
 
-_OUT = click.Path(path_type=Path, dir_okay=False)
 _IN = click.Path(path_type=Path, dir_okay=False, exists=True)
 _verifier_option = click.option(
     "--verifier-key",
@@ -74,79 +78,87 @@ def _what(document: dict[str, Any]) -> str:
     epilog=examples(
         "keyd audit verify",
         "keyd audit verify --verifier-key keyd.example.com/log+1a2b3c4d+AZ… --checkpoint old.note",
+        "keyd audit verify --verifier-key keyd.example.com/log+1a2b3c4d+AZ… --export ./log",
     )
 )
 @_verifier_option
+@click.option("--checkpoint", "kept", type=_IN, help="A checkpoint kept earlier, to be extended.")
 @click.option(
-    "--checkpoint", "kept", type=_IN, help="A checkpoint kept earlier: it must be extended."
+    "--export",
+    "exported",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Check this export instead of asking a daemon; needs --verifier-key.",
 )
 @profile_option
 @json_option
-def verify(*, verifier_key: str, kept: Path | None, profile: str, as_json: bool) -> None:
+def verify(
+    *, verifier_key: str, kept: Path | None, exported: Path | None, profile: str, as_json: bool
+) -> int:
     """Recompute the whole log from its raw entries and compare it with its signed checkpoint.
 
-    Without a verifier key kept elsewhere the daemon is asked for it, which proves only that the log
-    agrees with itself. Exits with 1 if anything differs.
+    No version may have two payloads, and every signature must have been announced. Without a
+    verifier key kept elsewhere the daemon is asked for it, which proves only that the log agrees
+    with itself. Exits with 1 if anything differs.
     """
-    earlier = read_file(kept).decode("utf-8", "replace") if kept else ""
+    if exported is not None:
+        if not verifier_key or kept is not None:
+            raise click.UsageError("--export goes with --verifier-key and without --checkpoint")
+        report = verify_export(exported, notes.parse_verifier(verifier_key))
+        return show_report(report, as_json, {"verifier_key": verifier_key})
     with connect(profile) as client, progress("verifying the log"):
-        signed = client.audit.checkpoint()
-        checked = check_log(
-            client.audit.entries(0, signed.size),
-            signed.note,
-            verifier_key or signed.verifier_key,
-            earlier,
-        )
+        return _verify_daemon(client, verifier_key, kept, as_json)
+
+
+def _verify_daemon(client: Client, verifier_key: str, kept: Path | None, as_json: bool) -> int:
+    with tempfile.TemporaryDirectory(prefix="keyd-log-") as folder:
+        signed, _ = download(client, Path(folder) / "log")
+        told = verifier_key or signed.verifier_key
+        key = notes.parse_verifier(told)
+        report = verify_export(Path(folder) / "log", key)
     if not verifier_key:
         say("the verifier key came from the daemon itself; keep it and give it next time")
-    _report(checked, verifier_key or signed.verifier_key, as_json)
+    extends = _check_extends(client, signed.note, kept, key, report) if kept else 0
+    return show_report(report, as_json, {"verifier_key": told, "extends": extends})
 
 
-def _report(checked: CheckedLog, verifier_key: str, as_json: bool) -> None:
-    data = {
-        "ok": True,
-        "origin": checked.origin,
-        "size": checked.size,
-        "root": checked.root.hex(),
-        "verifier_key": verifier_key,
-        "extends": checked.extends,
-    }
-    words = facts(
-        {
-            "log": checked.origin,
-            "entries": f"{checked.size}, all recomputed",
-            "root": checked.root.hex(),
-            "signature": "good",
-            "verifier key": verifier_key,
-            "extends": f"the checkpoint of {checked.extends} entries" if checked.extends else "",
-        }
-    )
-    emit(as_json, data, words)
+def _check_extends(client: Client, note: str, kept: Path, key: notes.LogKey, report: Report) -> int:
+    """Note in the report if the log does not begin with what a kept checkpoint covers."""
+    try:
+        earlier = notes.verify_checkpoint(read_file(kept).decode("utf-8", "replace"), [key])
+        now = notes.verify_checkpoint(note, [key])
+        if earlier.size > now.size:
+            report.flaw("log", f"it has {now.size} entries and once had {earlier.size}")
+            return earlier.size
+        proof = client.audit.consistency_proof(earlier.size, now.size)
+        merkle.verify_consistency(earlier.size, earlier.root, now.size, now.root, proof)
+    except InvalidRequest as error:
+        report.flaw(f"checkpoint {kept}", error.message)
+        return 0
+    return earlier.size
 
 
-@audit.command(
-    epilog=examples("keyd audit export --output log.jsonl", "keyd audit export | jq .event")
+@audit.command(epilog=examples("keyd audit export --output ./log", "keyd audit export | jq .event"))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="New directory for entries, checkpoint and public keys; default: entries to stdout.",
 )
-@click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="First index.")
-@click.option("--output", type=_OUT, help="Write here; default: stdout.")
 @profile_option
 @json_option
-def export(*, start: int, output: Path | None, profile: str, as_json: bool) -> None:
+def export(*, output: Path | None, profile: str, as_json: bool) -> None:
     """Write the raw entries, one to a line, exactly as their hashes cover them.
 
-    With --output, FILE.checkpoint holds the signed checkpoint of just these entries.
+    keyd audit verify --export checks the directory anywhere. With the payloads, which are needed
+    to verify signatures, keyd ledger export writes it on the daemon's host.
     """
     with connect(profile) as client, progress("exporting the log"):
-        signed = client.audit.checkpoint()
-        lines = [entry.data + b"\n" for entry in client.audit.entries(start, signed.size)]
-    if output is None:
-        sys.stdout.buffer.write(b"".join(lines))
-        return
-    write_file(output, b"".join(lines))
-    note = output.with_name(output.name + ".checkpoint")
-    write_file(note, signed.note.encode())
-    data = {"file": str(output), "checkpoint": str(note), "entries": len(lines)}
-    emit(as_json, data, f"{output}: {len(lines)} entries; {note}")
+        if output is None:
+            for entry in client.audit.entries():
+                sys.stdout.buffer.write(entry.data + b"\n")
+            return
+        signed, count = download(client, output)
+    data = {"directory": str(output), "entries": count, "checkpoint": signed.note}
+    emit(as_json, data, f"{output}: {count} entries")
 
 
 @audit.command(epilog=examples("keyd audit checkpoint", "keyd audit checkpoint --json"))

@@ -11,13 +11,17 @@ import click
 from keyd.cli.options import config_option, examples, json_option, set_option
 from keyd.cli.output import emit, facts, progress, say
 from keyd.cli.remote import confirm_name
+from keyd.cli.reports import show_report
 from keyd.config.load import load_settings
 from keyd.daemon.clock import SystemClock
+from keyd.domain.checkpoint import parse_verifier
 from keyd.ledger.backup import Backup
 from keyd.ledger.backup import backup as make_backup
 from keyd.ledger.backup import restore as restore_backup
 from keyd.ledger.repair import Repaired
 from keyd.ledger.repair import repair as repair_ledger
+from keyd.ledger.verification.export import export_log
+from keyd.ledger.verification.verify import verify_ledger
 
 _PATH = click.Path(path_type=Path, dir_okay=False)
 
@@ -84,6 +88,75 @@ def _backup_words(made: Backup) -> str:
             "bytes": made.file_bytes,
         }
     )
+
+
+@ledger.command(
+    epilog=examples(
+        "sudo -u keyd keyd ledger verify",
+        "keyd ledger verify --verifier-key keyd.example.com/log+1a2b3c4d+AZ…",
+    )
+)
+@click.option(
+    "--verifier-key",
+    "verifier_keys",
+    multiple=True,
+    metavar="NAME+HASH+KEY",
+    help="Verifier key of the log, kept elsewhere (repeatable); default: the registered ones.",
+)
+@config_option
+@set_option
+@json_option
+def verify(
+    *,
+    verifier_keys: tuple[str, ...],
+    config_path: Path,
+    overrides: Mapping[str, str],
+    as_json: bool,
+) -> int:
+    """Recompute everything in the ledger from its raw log entries. The daemon may run.
+
+    Hashes, payload digests, signatures, checkpoints, the anchor. Exits with 1 if anything differs.
+    """
+    settings = load_settings(config_path, os.environ, overrides)
+    with progress("verifying the ledger"):
+        report = verify_ledger(
+            settings.daemon.ledger,
+            anchor=settings.daemon.anchor,
+            log_keys=[parse_verifier(key) for key in verifier_keys],
+        )
+    return show_report(report, as_json)
+
+
+@ledger.command(epilog=examples("sudo -u keyd keyd ledger export /srv/keyd-log"))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--no-payloads", is_flag=True, help="Leave out payloads: some may be unpublished.")
+@config_option
+@set_option
+@json_option
+def export(
+    *,
+    target: Path,
+    no_payloads: bool,
+    config_path: Path,
+    overrides: Mapping[str, str],
+    as_json: bool,
+) -> None:
+    """Write the log into the new directory TARGET, for those who need not trust this ledger.
+
+    Entries byte for byte, the newest checkpoint, public keys and payloads. The daemon may run.
+    keyd audit verify --export checks it anywhere.
+    """
+    settings = load_settings(config_path, os.environ, overrides)
+    with progress("exporting the log"):
+        done = export_log(settings.daemon.ledger, target, payloads=not no_payloads)
+    data = {
+        "directory": str(target),
+        "entries": done.entries,
+        "keys": done.keys,
+        "payloads": done.payloads,
+        "checkpoint": done.checkpoint.note,
+    }
+    emit(as_json, data, f"{target}: {done.entries} entries, {done.payloads} payloads")
 
 
 def _marks(

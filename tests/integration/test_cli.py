@@ -420,25 +420,39 @@ def test_the_log_is_read_proved_and_verified(site: Site, tmp_path: Path) -> None
     site.json("key", "create", "more-log", "--token", "softhsm")
     verified = site.json("audit", "verify", "--verifier-key", verifier, "--checkpoint", kept)
     assert verified["ok"] is True
-    assert verified["size"] > verified["extends"] > 0
+    assert verified["flaws"] == []
+    assert verified["log_size"] > verified["extends"] > 0
+    assert verified["verifier_key"] == verifier
     other = verifier[:-4] + ("AAA=" if not verifier.endswith("AAA=") else "BBB=")
     assert site.keyd("audit", "verify", "--verifier-key", other).code == 1
+    kept.write_text(printed.out.replace("\n\n", "\nx\n\n", 1))
+    forged = site.keyd(
+        "audit", "verify", "--verifier-key", verifier, "--checkpoint", kept, "--json"
+    )
+    assert forged.code == 1
+    assert forged.json["ok"] is False
 
 
-def test_the_exported_log_is_the_hashed_one(site: Site, tmp_path: Path) -> None:
-    from keyd.domain import checkpoint, merkle
-
-    target = tmp_path / "log.jsonl"
+def test_an_export_is_checked_without_a_daemon(site: Site, tmp_path: Path) -> None:
+    target = tmp_path / "log"
     exported = site.json("audit", "export", "--output", target)
-    lines = target.read_bytes().splitlines()
+    lines = (target / "entries.jsonl").read_bytes().splitlines()
     assert exported["entries"] == len(lines)
-    tree = merkle.Frontier()
-    for line in lines:
-        tree.append(merkle.leaf_hash(line))
-    head = checkpoint.parse_checkpoint((tmp_path / "log.jsonl.checkpoint").read_text())
-    assert (head.size, head.root) == (len(lines), tree.root())
-    first = site.keyd("audit", "export", "--start", "1").out.splitlines()[0]
-    assert json.loads(first)["index"] == 1
+    verifier = site.keyd("audit", "checkpoint").err.strip().removeprefix("verifier key: ")
+    check = ["audit", "verify", "--export", str(target), "--verifier-key", verifier, "--json"]
+    assert keyd(*check).json["ok"] is True
+    assert site.keyd("audit", "export", "--output", target).code == 1  # never overwritten
+    assert keyd("audit", "verify", "--export", target).code == 2
+
+    edited = lines[3].replace(b'"principal":"', b'"principal":"x')
+    assert edited != lines[3]
+    (target / "entries.jsonl").write_bytes(b"\n".join([*lines[:3], edited, *lines[4:]]) + b"\n")
+    refused = keyd(*check)
+    assert refused.code == 1
+    assert refused.json["flaw_count"] >= 1
+
+    first = site.keyd("audit", "export").out.splitlines()[0]
+    assert json.loads(first)["index"] == 0
 
 
 # --- exit codes -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -77,3 +78,32 @@ def test_marks_are_written_as_repository_role_and_version(site: Site) -> None:
     raised = ledger(site, "repair", "--raise", "demo/root=3", *confirm)
     assert raised.code == 0, raised.err
     assert raised.json["raised"] == ["demo/root epoch 0: 0 -> 3"]
+
+
+def test_verify_and_export_beside_the_daemon(site: Site, tmp_path: Path) -> None:
+    with site.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        with site.client() as client:
+            client.keys.create("k", "hsm")
+            signed = client.audit.checkpoint()
+        verified = ledger(site, "verify")
+        assert verified.code == 0, verified.err
+        assert verified.json["ok"] is True
+        assert verified.json["log_size"] == signed.size
+        exported = ledger(site, "export", tmp_path / "exported", "--no-payloads")
+        assert exported.code == 0, exported.err
+        assert exported.json["entries"] == signed.size
+        assert ledger(site, "export", tmp_path / "exported").code == 1
+        check = ["audit", "verify", "--export", str(tmp_path / "exported")]
+        assert keyd(*check, "--verifier-key", signed.verifier_key).code == 0
+        assert daemon.stop() == 0
+    with sqlite3.connect(site.folder / "ledger" / "ledger.db") as connection:
+        connection.execute(
+            "UPDATE leaves SET data = replace(data, 'hsm', 'hsx') WHERE position = 2"
+        )
+    connection.close()
+    damaged = ledger(site, "verify")
+    assert damaged.code == 1
+    assert damaged.json["ok"] is False
+    assert any(flaw["where"] == "entry 2" for flaw in damaged.json["flaws"]), damaged.json
+    assert keyd("ledger", "verify", "--config", site.config).code == 1

@@ -19,10 +19,11 @@ from keyd.config.load import load_settings
 from keyd.config.problems import ConfigurationError
 from keyd.config.settings import Settings, TokenSettings
 from keyd.domain.token_uri import parse_token_uri
-from keyd.errors import BackendUnavailable, InvalidRequest, KeydError
-from keyd.ledger.opening import open_ledger
+from keyd.errors import BackendUnavailable, KeydError
+from keyd.ledger.verification.verify import verify_ledger
 
 _PROBE_TIMEOUT_S = 30.0
+_MAX_FLAWS = 10
 _MIN_FREE_BYTES = 100 * 2**20
 _LOW_FREE_BYTES = 2**30
 _PIN_FLAGS = {
@@ -127,23 +128,15 @@ def _ledger(settings: Settings) -> Iterator[Check]:
         fix = "move the anchor to another disk: a restored disk restores both"
         yield warned("anchor", f"{anchor} lies on the ledger's own disk", fix)
     try:
-        opened = open_ledger(ledger, anchor=anchor)
-    except BackendUnavailable as error:
-        told = "a daemon has it open and watches over it"
-        yield passed("ledger", told if error.reason == "LEDGER_IN_USE" else error.message)
+        report = verify_ledger(ledger, anchor=anchor)
+    except (KeydError, OSError) as error:
+        yield failed("ledger", str(error), "run this as the user that keyd runs as")
         return
-    except (KeydError, InvalidRequest) as error:
-        yield failed("ledger", error.message, "run this as the user that keyd runs as")
-        return
-    try:
-        refusal = opened.refusal()
-        size = opened.read(lambda view: view.log_size())
-    finally:
-        opened.close()
-    if refusal:
-        yield failed("ledger", refusal, "restore the newest backup, then keyd ledger repair")
-    else:
-        yield passed("ledger", f"{size} log entries, as new as its anchor")
+    for flaw in report.flaws[:_MAX_FLAWS]:
+        yield failed("ledger", str(flaw), "restore the newest backup, then keyd ledger repair")
+    if report.sound:
+        told = f"{report.log_size} entries and {report.signatures} signatures recomputed"
+        yield passed("ledger", told)
 
 
 def _room(ledger: Path) -> Check:
