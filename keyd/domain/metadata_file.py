@@ -44,6 +44,7 @@ def read(content: bytes, *, extra_members: tuple[str, ...] = ()) -> MetadataFile
     text = strict_json.decode_utf8(content)
     strict_json.check_depth(content)
     document = strict_json.read_object(text)
+    strict_json.check_escapes(text)
     signed = document.get("signed")
     if not isinstance(signed, dict):
         message = "send the whole file, with the members `signed` and `signatures`"

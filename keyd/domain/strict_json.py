@@ -6,6 +6,7 @@ Encoding, depth, duplicate members and numbers come in front of any look at what
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from itertools import accumulate, count
 from operator import sub
@@ -18,6 +19,7 @@ MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 _MAX_INTEGER_CHARS = len(str(-MAX_INTEGER))
 _WHITE_SPACE = " \t\r\n"
+_ASCII_CONTROL = re.compile("[\x00-\x1f]")
 
 _BRACKETS = b"[]{}"
 _NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
@@ -76,6 +78,19 @@ def read_object(text: str) -> dict[str, Any]:
         raise refusal(findings)
     stripped: dict[str, Any] = _READER.decode(text)
     return stripped
+
+
+def check_escapes(text: str) -> None:
+    """Refuse raw control characters in strings, which RFC 8259 (section 7) wants escaped.
+
+    Call it after `read_object` for what is read as JSON elsewhere: canonical JSON has them raw.
+
+    Raises: JSON_MALFORMED.
+    """
+    unescaped = text.replace("\\\\", "").replace('\\"', "")
+    if _ASCII_CONTROL.search("".join(unescaped.split('"')[1::2])):
+        message = "escape control characters in strings (RFC 8259, section 7)"
+        raise refusal([malformed("JSON_MALFORMED", TOP, message)])
 
 
 def _findings(text: str) -> list[Finding]:

@@ -1,0 +1,58 @@
+"""Metadata files: JSON as every client reads it, or a refusal that says why not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tuf.api.metadata import Metadata
+
+from keyd.domain import canonical
+from keyd.domain.metadata_file import read
+from keyd.errors import InvalidRequest
+from tests.unit.domain.payloads import GOOD, document
+
+SIGNATURES = [{"keyid": "a", "sig": "00"}, {"keyid": "b", "sig": ""}]
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+@pytest.mark.parametrize("indent", [None, 1])
+def test_layout_is_free(name: str, indent: int | None) -> None:
+    envelope = {"signed": document(name), "signatures": SIGNATURES}
+    content = json.dumps(envelope, indent=indent).encode()
+    file = read(content)
+    assert file.payload.raw == GOOD[name] == Metadata.from_bytes(content).signed_bytes
+    assert file.signatures == (("a", "00"),)
+
+
+@pytest.mark.parametrize(
+    "signatures",
+    [None, {}, "a", [1], [{}], [{"keyid": 1, "sig": ""}], [{"keyid": "a", "sig": None}]],
+)
+def test_signatures_have_one_form(signatures: object) -> None:
+    envelope = {"signatures": signatures, "signed": document("timestamp")}
+    with pytest.raises(InvalidRequest) as caught:
+        read(json.dumps(envelope).encode())
+    assert caught.value.reason == "FILE_NOT_METADATA"
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        # PEM keys have line feeds, which canonical JSON leaves alone and no client reads.
+        b'{"signatures":[],"signed":' + GOOD["root"] + b"}",
+        json.dumps({"signatures": [], "signed": document("root")}).encode().replace(b"\\n", b"\n"),
+        b'{"signatures":[{"keyid":"\\\\\\"\t","sig":""}],"signed":' + GOOD["timestamp"] + b"}",
+    ],
+    ids=["canonical", "line-feed", "tab"],
+)
+def test_raw_control_characters_are_refused(spoilt: bytes) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(spoilt)
+    assert caught.value.reason == "JSON_MALFORMED"
+    assert "escape control characters" in caught.value.message
+
+
+def test_canonical_files_without_line_feeds_pass() -> None:
+    envelope = {"signatures": SIGNATURES, "signed": document("timestamp"), "note": 'a\\"b\\\\'}
+    assert read(canonical.encode(envelope)).payload.raw == GOOD["timestamp"]
