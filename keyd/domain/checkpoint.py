@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -68,7 +68,7 @@ class LogKey:
     def _public(self) -> ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey:
         try:
             key = serialization.load_der_public_key(self.public_der)
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise InvalidRequest("LOG_KEY_UNDECODABLE", "the log key is no public key") from error
         if isinstance(key, ed25519.Ed25519PublicKey):
             return key

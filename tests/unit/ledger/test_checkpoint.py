@@ -186,7 +186,12 @@ def test_unusable_origins_are_refused(origin: str) -> None:
 
 def test_other_keys_sign_no_checkpoints() -> None:
     p384 = der(ec.generate_private_key(ec.SECP384R1()).public_key())
-    for public, reason in ((p384, "LOG_KEY_SCHEME"), (b"\x30\x00", "LOG_KEY_UNDECODABLE")):
+    unheard_of = der(ED_PRIVATE.public_key()).replace(b"\x2b\x65\x70", b"\x2b\x65\x0f")
+    for public, reason in (
+        (p384, "LOG_KEY_SCHEME"),
+        (b"\x30\x00", "LOG_KEY_UNDECODABLE"),
+        (unheard_of, "LOG_KEY_UNDECODABLE"),
+    ):
         with pytest.raises(InvalidRequest) as caught:
             notes.LogKey(ORIGIN, public)
         assert caught.value.reason == reason
