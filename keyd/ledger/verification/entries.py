@@ -8,11 +8,13 @@ from typing import Any
 
 Fields = Mapping[str, Any]
 
+_decode = json.JSONDecoder().decode
+
 
 def parse(data: bytes) -> Fields | None:
     """The members of an entry; None if it is no JSON object."""
     try:
-        parsed = json.loads(data)
+        parsed = _decode(data.decode())
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntFlag
+from enum import IntEnum
 
 from keyd.domain import merkle
 from keyd.domain.audit import Event
@@ -22,8 +22,8 @@ from keyd.ledger.verification.report import Progress, Report
 _PROGRESS_EVERY = 10_000
 
 
-class Owed(IntFlag):
-    """Records that an entry announces."""
+class Owed(IntEnum):
+    """Records that an entry announces, one bit each."""
 
     RESERVATION = 1
     INTENT = 2
