@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -97,13 +98,25 @@ def test_verify_and_export_beside_the_daemon(site: Site, tmp_path: Path) -> None
         check = ["audit", "verify", "--export", str(tmp_path / "exported")]
         assert keyd(*check, "--verifier-key", signed.verifier_key).code == 0
         assert daemon.stop() == 0
-    with sqlite3.connect(site.folder / "ledger" / "ledger.db") as connection:
-        connection.execute(
-            "UPDATE leaves SET data = replace(data, 'hsm', 'hsx') WHERE position = 2"
-        )
-    connection.close()
+    _edit_entry(site.folder / "ledger" / "ledger.db", 2)
     damaged = ledger(site, "verify")
     assert damaged.code == 1
     assert damaged.json["ok"] is False
     assert any(flaw["where"] == "entry 2" for flaw in damaged.json["flaws"]), damaged.json
     assert keyd("ledger", "verify", "--config", site.config).code == 1
+
+
+def _edit_entry(database: Path, index: int) -> None:
+    """Change an entry by hand, as somebody who owns the file can, triggers or not."""
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'leaves'"
+        ).fetchall()
+        for (name,) in rows:
+            connection.execute(f"DROP TRIGGER {name}")
+        changed = connection.execute(
+            "UPDATE leaves SET data = CAST(replace(data, 'hsm', 'hsx') AS BLOB) WHERE position = ?",
+            (index,),
+        )
+        assert changed.rowcount == 1
+        connection.commit()
