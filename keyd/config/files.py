@@ -56,7 +56,8 @@ def parse_toml(path: Path, data: bytes) -> dict[str, Any]:
     """The decoded document. Raises: ConfigurationError naming the line."""
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    # Encoding, grammar and numbers of thousands of digits are all ValueErrors.
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(
             path, [problem("TOML_INVALID", "", f"not valid TOML: {error}")]
         ) from error

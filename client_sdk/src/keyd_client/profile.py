@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from keyd_client.uri import valid_name
 
 SYSTEM_DIRECTORY = Path("/etc/keyd/profiles")
 _LONGEST_TIMEOUT_S = 3600.0
+_PORT = re.compile("[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Profile:
 
     def _check_dns(self) -> None:
         host, _, port = self.target.removeprefix("dns:").rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        if not host or not _PORT.fullmatch(port) or int(port) >= 2**16:
             raise _wrong(f"target {self.target!r} is not dns:host:port")
         if len(self.credential_files) != 3:
             raise _wrong("a dns: target needs ca, certificate and key (mutual TLS)")
@@ -111,7 +113,8 @@ def load(path: Path) -> Profile:
             raise ProfileError("PROFILE_WRITABLE", f"anybody may write {path}: chmod o-w it")
         content = tomllib.loads(path.read_text("utf-8"))
         return Profile(**_fields(content, path.parent))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # Encoding, grammar and numbers of thousands of digits are all ValueErrors.
+    except (OSError, ValueError, RecursionError) as error:
         raise ProfileError("PROFILE_UNREADABLE", f"cannot read {path}: {error}") from error
     except ProfileError as error:
         if error.reason != "PROFILE_INVALID":
@@ -134,12 +137,19 @@ def _fields(content: Mapping[str, Any], base: Path) -> dict[str, Any]:
         if name == "timeout_s":
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise _wrong("timeout_s must be a number of seconds")
-            fields[name] = float(value)
-        elif not isinstance(value, str) or not value:
-            raise _wrong(f"{name} must be a text that is not empty")
+            fields[name] = value
+        elif not isinstance(value, str) or not value or not value.isprintable():
+            raise _wrong(f"{name} must be a text that is printable and not empty")
         else:
-            fields[name] = base / Path(value).expanduser() if name in _PATHS else value
+            fields[name] = _path(name, value, base) if name in _PATHS else value
     return fields
+
+
+def _path(name: str, value: str, base: Path) -> Path:
+    try:
+        return base / Path(value).expanduser()
+    except RuntimeError as error:
+        raise _wrong(f"{name} names the home of somebody unknown here: {value!r}") from error
 
 
 def _wrong(message: str) -> ProfileError:

@@ -118,6 +118,8 @@ def test_an_empty_file_allows_nothing() -> None:
         ("[[grant]]\nname = 'g'\nname = 'h'", "TOML_INVALID", "", "overwrite"),
         ("[[grant]]\nname = g", "TOML_INVALID", "", "line 2"),
         ("[[grant]\n", "TOML_INVALID", "", "not valid TOML"),
+        pytest.param(f"a = {'9' * 5000}", "TOML_INVALID", "", "not valid TOML", id="5,000 digits"),
+        pytest.param(f"a = {'[' * 5000}", "TOML_INVALID", "", "not valid TOML", id="depth 5,000"),
         (
             grant(methods='["SigningService.SignMetadata"]', any_role="true", roles='["root"]'),
             "SCOPE_AMBIGUOUS",

@@ -32,6 +32,15 @@ from keyd_client.profile import Profile
         ('target = "unix:/s"\nrepository = "Not a name"', "no repository name"),
         ('target = "unix:/s"\nrepository = 3', "must be a text"),
         ('target = ""', "must be a text"),
+        ('target = "unix:/a\\u0000b"', "must be a text that is printable"),
+        ('target = "dns:host:1"\nca = "a\\nb"', "must be a text that is printable"),
+        ('target = "dns:host:1"\nca = "~no-such-user-here/ca.pem"', "home of somebody unknown"),
+        ('target = "dns:host:0"', "not dns:host:port"),
+        ('target = "dns:host:\uff14\uff14"', "not dns:host:port"),
+        pytest.param(f'target = "dns:host:{"1" * 5000}"', "not dns:host:port", id="long port"),
+        pytest.param('target = "unix:/s"\ntimeout_s = 1' + "0" * 400, "at most 3600", id="10^400"),
+        pytest.param("timeout_s = " + "1" * 5000, "PROFILE_UNREADABLE", id="5,000 digits"),
+        pytest.param("target = " + "[" * 5000, "PROFILE_UNREADABLE", id="depth 5,000"),
     ],
 )
 def test_bad_profiles_are_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
