@@ -36,7 +36,10 @@ class WorkerRefused(Exception):
     """The worker answered, and said no."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(Failure.Kind.Name(failure.kind), failure.code)
+        # Numbers without a name pass through protobuf.
+        kind = failure.kind
+        named = Failure.Kind.Name(kind) if kind in Failure.Kind.values() else str(kind)
+        super().__init__(named, failure.code)
         self.failure = failure
 
 

@@ -118,7 +118,8 @@ class RequestQueue:
     def run(self, sessions: int) -> None:
         """Send waiting and coming requests to the worker, which has `sessions` threads."""
         with self._lock:
-            self._flight.sessions = sessions
+            # The worker's word, which is not believed to the point of dividing by it.
+            self._flight.sessions = max(sessions, 1)
             self._running = True
             self._refusal = None
         self._pump()

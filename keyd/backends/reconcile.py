@@ -12,6 +12,7 @@ from keyd.wire.worker_pb2 import KeyPair
 Identity = tuple[bytes, bytes]
 
 _CHEAPEST_FIRST = tuple(Scheme)
+_SCHEMES = {scheme.value: scheme for scheme in Scheme}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def to_found(pair: KeyPair) -> FoundKey:
         cka_id=pair.cka_id,
         label=pair.label,
         public_der=pair.public_der,
-        scheme=Scheme(pair.scheme) if pair.scheme else None,
+        scheme=_SCHEMES.get(pair.scheme),
         rsa_bits=pair.rsa_bits,
         healthy=not problem,
         problem=problem,
@@ -100,7 +101,7 @@ def _pair_problem(pair: KeyPair) -> str:
         (pair.private_found, "there is no private key"),
         (not pair.duplicates, "several objects share this CKA_ID"),
         (pair.public_der, "its public key cannot be read"),
-        (pair.scheme, "TUF has no scheme for it"),
+        (pair.scheme in _SCHEMES, "TUF has no scheme for it"),
         (not pair.extractable, "CKA_EXTRACTABLE is not false"),
         (pair.sensitive, "CKA_SENSITIVE is not true"),
         (pair.always_sensitive, "CKA_ALWAYS_SENSITIVE is not true"),

@@ -350,3 +350,10 @@ def test_questions_without_a_worker_are_refused_at_once() -> None:
     queue = RequestQueue(10, 1000, lambda request, failure: False)
     with pytest.raises(BackendUnavailable):
         queue.ask([Request(probe=Probe())], 1.0)
+
+
+def test_a_worker_that_claims_no_sessions_is_served_as_with_one() -> None:
+    rig = Rig(sessions=0)
+    rig.submit(1)
+    rig.submit(1)
+    assert rig.wire.sizes() == [1, 1]

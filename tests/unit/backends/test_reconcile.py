@@ -61,6 +61,7 @@ def test_a_pair_with_every_demanded_attribute_is_healthy() -> None:
         ("duplicates", 1, "several"),
         ("public_der", b"", "public key"),
         ("scheme", "", "scheme"),
+        ("scheme", "rsa-of-tomorrow", "scheme"),
         ("extractable", True, "CKA_EXTRACTABLE"),
         ("sensitive", False, "CKA_SENSITIVE"),
         ("always_sensitive", False, "CKA_ALWAYS_SENSITIVE"),
