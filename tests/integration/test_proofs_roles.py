@@ -58,11 +58,13 @@ def next_payloads(writer: Writer, prefix: str) -> dict[str, Signed]:
 
 
 def first_root(writer: Writer, prefix: str) -> Signed:
-    roles = {
-        role: (2 if role == "root" else 1, [prefix + key for key in HOLDERS[role]])
-        for role in TOP_LEVEL
-    }
-    return writer.root(1, **roles)
+    return writer.root(
+        1,
+        root=(2, [prefix + key for key in ROOT_KEYS]),
+        targets=(1, [f"{prefix}targets"]),
+        snapshot=(1, [f"{prefix}snapshot"]),
+        timestamp=(1, [f"{prefix}timestamp"]),
+    )
 
 
 def delegations(prefix: str) -> dict[str, tuple[int, list[str]]]:
@@ -127,10 +129,10 @@ def try_everything_wrong(asked: House, neighbour: House) -> int:
         for payload_of, payload in written_by.payloads.items():
             for role in HOLDERS:
                 for key in set(keys):
-                    if payload_of == role and key in asked.keys(role):
-                        # Only a root names keys; others of the two houses are the same bytes.
-                        if not (role == "root" and written_by is neighbour):
-                            continue
+                    # Only a root names keys: other payloads of the two houses are alike.
+                    foreign = role == "root" and written_by is neighbour
+                    if payload_of == role and key in asked.keys(role) and not foreign:
+                        continue
                     try:
                         asked.recorder.sign(key, role, payload, asked.change)
                     except KeydClientError:
