@@ -36,7 +36,7 @@ def read(content: bytes, *, extra_members: tuple[str, ...] = ()) -> MetadataFile
     The payload is the canonical form of its member `signed`. Empty signatures are the placeholders
     of signers who have not signed: absent, not wrong.
 
-    Raises: InvalidRequest as `keyd.domain.payload.parse`, or FILE_NOT_METADATA.
+    Raises: InvalidRequest as `keyd.domain.payload.parse`, FILE_NOT_METADATA, VERSION_NOT_POSITIVE.
     """
     if len(content) > MAX_BYTES:
         message = f"metadata files have at most {MAX_BYTES} bytes"
@@ -50,6 +50,9 @@ def read(content: bytes, *, extra_members: tuple[str, ...] = ()) -> MetadataFile
         message = "send the whole file, with the members `signed` and `signatures`"
         raise refusal([malformed("FILE_NOT_METADATA", TOP, message)])
     payload = parse(canonical.encode(signed), max_bytes=MAX_BYTES, extra_members=extra_members)
+    if payload.signed["version"] < 1:
+        message = "versions start at 1: no client reads this file"
+        raise refusal([malformed("VERSION_NOT_POSITIVE", (TOP, "version"), message, rule="A4")])
     return MetadataFile(payload, _signatures(document), facts_of(content))
 
 

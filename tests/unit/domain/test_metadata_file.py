@@ -56,3 +56,11 @@ def test_raw_control_characters_are_refused(spoilt: bytes) -> None:
 def test_canonical_files_without_line_feeds_pass() -> None:
     envelope = {"signatures": SIGNATURES, "signed": document("timestamp"), "note": 'a\\"b\\\\'}
     assert read(canonical.encode(envelope)).payload.raw == GOOD["timestamp"]
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_versions_start_at_one(version: int) -> None:
+    envelope = {"signatures": [], "signed": {**document("timestamp"), "version": version}}
+    with pytest.raises(InvalidRequest) as caught:
+        read(json.dumps(envelope).encode())
+    assert caught.value.reason == "VERSION_NOT_POSITIVE"
