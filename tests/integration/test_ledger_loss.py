@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from keyd.domain import public_keys
 from keyd.domain.audit import Event
 from keyd.domain.records import Repository, Role
 from keyd.domain.trust import RepositoryState
@@ -28,7 +29,10 @@ from keyd.ledger.create import create_ledger
 from keyd.ledger.opening import open_ledger
 from keyd.ledger.repair import Repaired, repair
 from keyd.ledger.transaction import SqliteTransaction
-from tests.fakes import TestClock
+from keyd.ledger.verification.verify import verify_ledger
+from keyd.services.imports import import_metadata
+from tests.authors import Signed
+from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.ledgers import (
     NOW,
     ORIGIN,
@@ -44,6 +48,7 @@ from tests.ledgers import (
     sign,
     sign_checkpoint,
 )
+from tests.worlds import SIGNER, Author, active_author, open_world
 
 CLOCK = TestClock(NOW)
 
@@ -458,3 +463,49 @@ def test_missing_sources_are_named(home: Home, tmp_path: Path) -> None:
         restore(tmp_path / "nothing", home.state, NOW)
     with pytest.raises(NotFound, match="LEDGER_MISSING"):
         backup(tmp_path / "nowhere", tmp_path / "b")
+
+
+# --- the whole way -------------------------------------------------------------------------------
+
+
+def published(author: Author, signed: Signed, *keys: str) -> bytes:
+    """The file that everybody can download, its signatures recorded here."""
+    made = [author.sign(key, signed["_type"], signed) for key in keys]
+    signatures = []
+    for one in made:
+        assert one.key is not None
+        keyid, _ = public_keys.tuf_key(one.key.public_der, one.key.scheme)
+        signatures.append({"keyid": keyid, "sig": one.signature.hex()})
+    return json.dumps({"signed": signed, "signatures": signatures}).encode()
+
+
+def test_a_repository_goes_on_after_the_loss_of_a_root(tmp_path: Path) -> None:
+    tokens = FakeTokens(SoftwareToken("soft", TestClock()))
+    world = open_world(tmp_path, tokens=tokens)
+    author = active_author(world)
+    backup(Home(tmp_path).state, tmp_path / "b")
+    files = []
+    for version in (2, 3):
+        author.publish_root(author.root(version), "root-1", "root-2")
+        files.append(published(author, author.root(version), "root-1", "root-2"))
+    author.sign("timestamp", "timestamp", author.timestamp(2))
+    world.ledger.close()
+    restore(tmp_path / "b", Home(tmp_path).state, world.clock.now())
+
+    world = open_world(tmp_path, tokens=tokens)
+    author = Author(world, "demo", author.keys)
+    with pytest.raises(StateCorrupt, match="LEDGER_BEHIND_ANCHOR"):
+        author.sign("timestamp", "timestamp", author.timestamp(2))
+    world.ledger.close()
+    fix(Home(tmp_path))
+
+    world = open_world(tmp_path, tokens=tokens)
+    author = Author(world, "demo", author.keys)
+    with pytest.raises(PolicyViolation, match="VERSION_NOT_INCREASING"):
+        author.sign("timestamp", "timestamp", author.timestamp(2))
+    author.sign("timestamp", "timestamp", author.timestamp(3))
+    done = import_metadata(world, SIGNER, repository="demo", files=[("root", f) for f in files])
+    assert [(one.recorded, one.raised_mark) for one in done] == [(True, False)] * 2
+    author.publish_root(author.root(4), "root-1", "root-2")
+    assert verify_ledger(Home(tmp_path).state, anchor=Home(tmp_path).anchor).flaws == []
+    world.ledger.close()
