@@ -1,0 +1,140 @@
+"""What must not disturb clients at work: reloads, the end of a worker, a stop in good order."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from keyd_client import Client
+from keyd_client.profile import Profile
+from tests.certificates import Authority
+from tests.daemon import CI, REPOSITORY, TEAMS, Installation
+from tests.load import Load, Signing, signing
+from tests.recording import Recorder, check_entries, check_receipts, entries_of
+from tests.running import Daemon
+
+RELOADS = 20
+KILLS = 3
+
+
+def clients_of(installation: Installation) -> list[Signing]:
+    return [
+        Signing(installation.recorder(), team, random.Random(place))
+        for place, team in enumerate(TEAMS)
+    ]
+
+
+def check_all(installation: Installation, load: Load) -> None:
+    with installation.client() as client:
+        check_receipts(client, load.receipts)
+        check_entries(entries_of(client), load.receipts)
+
+
+def test_reloads_cost_no_call(installation: Installation, tmp_path: Path) -> None:
+    """Certificates renewed and policies replaced, every fifth one broken; one client uses TLS."""
+    authority = Authority()
+    listen_on_tls(installation, authority, tmp_path)
+    policy = installation.policy.read_text()
+    clients = clients_of(installation)
+    with installation.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        profile = tls_profile(daemon, authority, tmp_path)
+        clients[3].recorder = Recorder(Client(profile), REPOSITORY)
+        with signing(clients) as load:
+            for number in range(RELOADS):
+                load.wait_for_answers()
+                authority.server().write(tmp_path, "server")
+                broken = number % 5 == 4
+                installation.policy.write_text("[[grant]]\n" if broken else f"{policy}# {number}\n")
+                reload(daemon, "reload_refused" if broken else "reloaded")
+            load.wait_for_answers()
+            load.end()
+        assert load.lost == 0
+        check_all(installation, load)
+        # A new connection meets the newest certificate, hence still the authority's.
+        with Client(profile) as client:
+            assert client.keys.get("team-d").name == "team-d"
+        print(f"{len(load.receipts)} signatures over {RELOADS} reloads")
+        assert daemon.stop() == 0
+
+
+def listen_on_tls(installation: Installation, authority: Authority, folder: Path) -> None:
+    authority.server().write(folder, "server")
+    authority.client(uris=[CI]).write(folder, "client")
+    (folder / "ca.pem").write_bytes(authority.certificate)
+    installation.configure(
+        f"""
+[listen.tcp]
+address = "127.0.0.1:0"
+certificate = "{folder}/server.pem"
+key = "{folder}/server.key"
+client_ca = "{folder}/ca.pem"
+"""
+    )
+
+
+def tls_profile(daemon: Daemon, authority: Authority, folder: Path) -> Profile:
+    listening = [e["address"] for e in daemon.events() if e["event"] == "rpc_listening"]
+    (address,) = [one for one in listening if not one.startswith("unix:")]
+    return Profile(
+        f"dns:{address}",
+        ca=folder / "ca.pem",
+        certificate=folder / "client.pem",
+        key=folder / "client.key",
+    )
+
+
+def reload(daemon: Daemon, outcome: str) -> None:
+    before = sum(event["event"] == outcome for event in daemon.events())
+    daemon.send(signal.SIGHUP)
+    daemon.wait_for(outcome, before + 1)
+
+
+def test_a_worker_killed_while_signing_is_replaced(installation: Installation) -> None:
+    """No call is lost, the daemon stays, and each new worker logs in once."""
+    with installation.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        pauses = []
+        with signing(clients_of(installation)) as load:
+            for number in range(KILLS):
+                load.wait_for_answers()
+                worker = daemon.wait_for("token_worker_started", number + 1)["pid"]
+                load.wait_for_calls()
+                began = time.monotonic()
+                os.kill(worker, signal.SIGKILL)
+                daemon.wait_for("token_logged_in", number + 2)
+                load.wait_for_answers()
+                pauses.append(time.monotonic() - began)
+            load.end()
+        assert load.lost == 0
+        check_all(installation, load)
+        events = [event["event"] for event in daemon.events()]
+        assert events.count("token_worker_started") == KILLS + 1
+        assert events.count("token_logged_in") == KILLS + 1
+        print(f"all clients were answered again after {[round(one, 2) for one in pauses]} s")
+        assert daemon.stop() == 0
+
+
+def test_a_stop_under_load_loses_and_leaves_nothing(installation: Installation) -> None:
+    """SIGTERM: calls in flight end, new ones wait for the next daemon; no intent stays open."""
+    with signing(clients_of(installation)) as load:
+        for _ in range(KILLS):
+            with installation.serve() as daemon:
+                opened = daemon.wait_for("ledger_open")
+                assert opened["intents_closed"] == 0
+                daemon.wait_for("daemon_ready")
+                load.wait_for_answers()
+                load.wait_for_calls()
+                assert daemon.stop() == 0
+                assert "calls_cut" not in [event["event"] for event in daemon.events()]
+        with installation.serve() as daemon:
+            assert daemon.wait_for("ledger_open")["intents_closed"] == 0
+            daemon.wait_for("daemon_ready")
+            load.wait_for_answers()
+            load.end()
+            assert load.lost == 0
+            check_all(installation, load)
+            assert daemon.stop() == 0
