@@ -116,6 +116,13 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read our output has gone; nothing of it may be flushed at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
+    except OSError as error:
+        # Adapters translate what they expect; a file that this user may not touch can be any.
+        place = error.filename or "this system"
+        report(
+            KeydError("SYSTEM_ERROR", f"{place}: {error.strerror or error}"), "--json" in arguments
+        )
+        return Exit.FAILED
     return result if isinstance(result, int) else Exit.DONE
 
 

@@ -26,8 +26,8 @@ _SHARED: tuple[Processor, ...] = (
 def configure_logs(level: str, style: Literal["auto", "json", "console"]) -> None:
     """Send our log and that of every library to standard error, one line for each event."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    renderer = _renderer(style)
     stream = cast("TextIO", _Lenient())
+    renderer = _renderer(style, stream.isatty())
     structlog.configure(
         processors=[*_SHARED, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -45,9 +45,9 @@ def configure_logs(level: str, style: Literal["auto", "json", "console"]) -> Non
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 
 
-def _renderer(style: str) -> Processor:
-    if style == "console" or (style == "auto" and sys.stderr.isatty()):
-        colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+def _renderer(style: str, terminal: bool) -> Processor:
+    if style == "console" or (style == "auto" and terminal):
+        colours = terminal and not os.environ.get("NO_COLOR")
         return structlog.dev.ConsoleRenderer(colors=colours)
     return structlog.processors.JSONRenderer(sort_keys=True)
 
@@ -57,11 +57,18 @@ class _Lenient(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """As sys.stderr.write."""
-        with contextlib.suppress(OSError):
+        # Python sets sys.stderr to None when it was started without descriptor 2.
+        with contextlib.suppress(OSError, AttributeError):
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
         """As sys.stderr.flush."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        """As sys.stderr.isatty."""
+        with contextlib.suppress(AttributeError):
+            return sys.stderr.isatty()
+        return False

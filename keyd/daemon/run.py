@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -60,6 +62,7 @@ def run(settings: Settings, announce: Announce | None = None) -> None:
     """
     signals = Signals()
     signals.install()
+    threading.excepthook = _thread_died
     with ExitStack() as stack:
         daemon = _start(settings, signals, stack)
         if _wait_for_tokens(daemon):
@@ -72,6 +75,13 @@ def run(settings: Settings, announce: Announce | None = None) -> None:
             _serve(daemon)
         _stop(daemon)
     _log.info("daemon_stopped")
+
+
+def _thread_died(death: threading.ExceptHookArgs) -> None:
+    """A fault of ours: the daemon goes on without that thread, but not silently."""
+    name = death.thread.name if death.thread else ""
+    error = (death.exc_type, death.exc_value or death.exc_type(), death.exc_traceback)
+    _log.critical("thread_died", thread=name, exc_info=error)
 
 
 def _start(settings: Settings, signals: Signals, stack: ExitStack) -> _Daemon:
@@ -158,9 +168,14 @@ def _serve(daemon: _Daemon) -> None:
             _reload(daemon)
         _say_status(daemon)
         if watchdog_s is not None:
-            # A ledger that hangs must not be petted over.
-            daemon.world.ledger.read(lambda view: view.log_size())
-            systemd.notify("WATCHDOG=1")
+            _pet_watchdog(daemon)
+
+
+def _pet_watchdog(daemon: _Daemon) -> None:
+    """Only if the ledger answers; one that answers with a refusal is not hung, and stays up."""
+    with contextlib.suppress(KeydError):
+        daemon.world.ledger.read(lambda view: view.log_size())
+    systemd.notify("WATCHDOG=1")
 
 
 def _say_status(daemon: _Daemon) -> None:

@@ -80,3 +80,16 @@ def test_cli_page_names_every_command_and_exit_code() -> None:
             assert re.search(rf"^\| `keyd {name}[^|]*[` ]{verb}`", text, re.MULTILINE), verb
     for code in Exit:
         assert f"\n| {code.value} | " in text
+
+
+def test_config_page_explains_every_reason() -> None:
+    code = REFERENCE.parents[1] / "keyd"
+    sources = [*(code / "config").glob("*.py"), code / "daemon" / "assemble.py"]
+    raised = {
+        reason
+        for source in sources
+        for reason in re.findall(r'(?:problem\(|yield )\s*"([A-Z_]+)"', source.read_text())
+    }
+    assert len(raised) > 15
+    page = (REFERENCE / "config.md").read_text()
+    assert {reason for reason in raised if f"`{reason}`" not in page} == set()

@@ -182,3 +182,16 @@ def test_interrupted_prompt_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli_main.cli, "main", aborts)
     assert run(["key", "list"]) == Exit.FAILED
+
+
+def test_a_file_that_cannot_be_reached_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", "/secret")
+
+    monkeypatch.setattr(cli_main.cli, "main", fails)
+    assert run(["key", "list", "--json"]) == Exit.FAILED
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["error"]["reason"] == "SYSTEM_ERROR"
+    assert "/secret: Permission denied" in captured.err
