@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from keyd.errors import StateCorrupt
+from keyd.ledger.directory import check_file, check_file_if_there
 
 
 class FileWatch:
@@ -16,6 +17,14 @@ class FileWatch:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, int, int]] = {}
+
+    def admit(self, database: Path) -> None:
+        """Before opening. Raises: NotAllowed (STATE_PATH_UNSAFE), StateCorrupt."""
+        try:
+            check_file(database)
+            check_file_if_there(database.with_name(f"{database.name}-wal"))
+        except OSError as error:
+            raise _replaced(database, f"{database}: {error.strerror}") from error
 
     def start(self, database: Path) -> None:
         """Remember the database and its WAL, which a WAL connection keeps while it is open."""

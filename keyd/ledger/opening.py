@@ -59,19 +59,20 @@ def open_ledger(
     try:
         prepare(directory / DATABASE, migrations())
         held, refusal = _anchor(directory / DATABASE, anchor)
-        writer = _writer(directory / DATABASE, held)
+        readers = Readers(directory / DATABASE)
+        writer = _writer(directory / DATABASE, held, readers)
     except sqlite3.Error as error:
         lock.release()
         raise translate(error) from error
     except BaseException:
         lock.release()
         raise
-    return SqliteLedger(writer, Readers(directory / DATABASE), lock, refusal, stall_s)
+    return SqliteLedger(writer, readers, lock, refusal, stall_s)
 
 
-def _writer(path: Path, anchor: anchors.Anchor | None) -> Writer:
+def _writer(path: Path, anchor: anchors.Anchor | None, readers: Readers) -> Writer:
     try:
-        return Writer(path, anchor)
+        return Writer(path, anchor, readers.renew)
     except BaseException:
         if anchor is not None:
             anchor.close()

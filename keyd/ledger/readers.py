@@ -22,11 +22,13 @@ class Readers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._idle: list[sqlite3.Connection] = []
+        self._generation = 0
         self._closed = False
 
     def read(self, work: Callable[[SqliteView, StoredLog], T]) -> T:
         """Run on one snapshot. Raises: sqlite3.Error, and what `work` raises."""
         # list.pop and append are atomic, so no lock is needed.
+        generation = self._generation
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -38,21 +40,35 @@ class Readers:
             return work(view, log)
         finally:
             view.end()
-            self._give_back(connection)
+            self._give_back(connection, generation)
+
+    def renew(self) -> None:
+        """Open the file anew for later reads; those under way end on what they have."""
+        self._generation += 1
+        self._close_idle()
 
     def close(self) -> None:
         """Close what is idle; reads under way close theirs when they end."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self._close_idle()
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _close_idle(self) -> None:
+        while True:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return
+
+    def _give_back(self, connection: sqlite3.Connection, generation: int) -> None:
         try:
             connection.rollback()
         except sqlite3.Error:
             connection.close()
             return
-        if self._closed or len(self._idle) >= _KEPT:
+        if len(self._idle) >= _KEPT:
             connection.close()
-        else:
-            self._idle.append(connection)
+            return
+        self._idle.append(connection)
+        # Asked last, so that a renewal between any two of these lines misses no connection.
+        if self._closed or generation != self._generation:
+            self._close_idle()

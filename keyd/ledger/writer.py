@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from keyd.domain import merkle
-from keyd.errors import BackendUnavailable
+from keyd.errors import BackendUnavailable, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ledger.anchor import Anchor
 from keyd.ledger.codec import corrupt
@@ -50,10 +50,13 @@ def load_frontier(connection: sqlite3.Connection) -> merkle.Frontier:
 class Writer:
     """The one connection that writes, the log's frontier and the anchor. Used by one thread."""
 
-    def __init__(self, path: Path, anchor: Anchor | None) -> None:
+    def __init__(
+        self, path: Path, anchor: Anchor | None, renew_readers: Callable[[], None]
+    ) -> None:
         """Open the ledger's file. Raises: KeydError."""
         self._path = path
         self._anchor = anchor
+        self._renew_readers = renew_readers
         self._connection: sqlite3.Connection | None = None
         self._watch = FileWatch()
         # Size and root of what was last acknowledged; read by other threads.
@@ -72,7 +75,7 @@ class Writer:
         """
         try:
             connection = self._connection or self._open()
-            self._watch.check(self._path)
+            self._check_files(connection)
             transaction, outcomes, frontier = _group(connection, self._frontier, works, beat)
         except sqlite3.Error as error:
             self._discard()
@@ -106,6 +109,7 @@ class Writer:
             self._anchor.close()
 
     def _open(self) -> sqlite3.Connection:
+        self._watch.admit(self._path)
         connection = connect_writer(self._path)
         try:
             frontier = load_frontier(connection)
@@ -127,11 +131,21 @@ class Writer:
         if frontier.size < size or merkle.root_at(log.subtree, size) != root:
             raise corrupt(f"the log lost entries: it has {frontier.size}, it had {size}")
 
+    def _check_files(self, connection: sqlite3.Connection) -> None:
+        try:
+            self._watch.check(self._path)
+        except StateCorrupt:
+            # This connection still has the files, whatever became of their names: bring what is
+            # in the WAL into the database before both are let go.
+            connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+            raise
+
     def _discard(self) -> None:
-        """Never trust a connection again that failed."""
+        """Never trust a connection again that failed, nor any other that shares its WAL."""
         if self._connection is None:
             return
         connection, self._connection = self._connection, None
+        self._renew_readers()
         try:
             connection.close()
         except sqlite3.Error:
