@@ -27,7 +27,9 @@ _CODE_CONSTRAINT = 19
 def connect_writer(path: Path) -> sqlite3.Connection:
     """Open the one connection that writes. Raises: sqlite3.Error."""
     connection = _connect(path, "rw")
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+        connection.close()
+        raise sqlite3.OperationalError("this file system cannot hold a WAL; use a local one")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}").fetchall()
     connection.execute("PRAGMA foreign_keys = ON")
@@ -43,10 +45,10 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def connect_verifier(path: Path) -> sqlite3.Connection:
-    """Open a connection that does not write, for `PRAGMA integrity_check`.
+    """Open a connection that changes nothing, for looking at files that may be anything.
 
-    SQLite leaves CHECK constraints out when it opens a file as read-only, so this one may write
-    as far as the file is concerned. Raises: sqlite3.Error.
+    SQLite leaves CHECK constraints out of `PRAGMA integrity_check` when it opens a file as
+    read-only, so this one may write as far as the file is concerned. Raises: sqlite3.Error.
     """
     connection = _connect(path, "rw")
     connection.execute("PRAGMA query_only = ON")

@@ -25,9 +25,6 @@ class Marks:
     def __iter__(self) -> Iterator[Mark]:
         return iter(self._marks.values())
 
-    def get(self, repository: str, role: str) -> Mark | None:
-        return self._marks.get((repository, role))
-
     def rise(self, mark: Mark) -> bool:
         """Take a mark over if it is higher, or names the digest of the same version anew."""
         held = self._marks.get((mark.repository, mark.role))

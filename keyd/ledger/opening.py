@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from keyd.domain import merkle
 from keyd.errors import KeydError, NotFound, StateCorrupt
 from keyd.ledger import anchor as anchors
-from keyd.ledger.codec import corrupt
 from keyd.ledger.create import ANCHOR_SETTING, LOCK, check_apart
-from keyd.ledger.database import DATABASE, connect_writer, translate
+from keyd.ledger.database import DATABASE, connect_verifier, connect_writer, translate
 from keyd.ledger.directory import Lock, check_directory, check_file, check_file_if_there
 from keyd.ledger.gap import Refusal, compare
 from keyd.ledger.group_commit import STALL_S
@@ -105,34 +105,30 @@ def prepare(path: Path, steps: Sequence[str]) -> None:
 
     Raises: StateCorrupt (LEDGER_CORRUPT, LEDGER_FOREIGN, LEDGER_SCHEMA_NEWER), sqlite3.Error.
     """
-    connection = connect_writer(path)
-    try:
+    # Another program's file is not even given another journal mode.
+    with closing(connect_verifier(path)) as connection:
         done = check_version(connection, known=len(steps))
+    with closing(connect_writer(path)) as connection:
         migrate(connection, steps, done)
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            raise corrupt("the ledger is not in WAL mode")
-    finally:
-        connection.close()
 
 
 def _anchor(path: Path, directory: Path | None) -> tuple[anchors.Anchor | None, Refusal | None]:
     """The anchor to write to, or why there is none and nothing may be written."""
-    connection = connect_writer(path)
     lock = None if directory is None else anchors.lock(directory)
     try:
-        view = SqliteView(connection, StoredLog(connection))
-        refusal = inspect_anchor(connection, view, directory)
-        if directory is None or lock is None or refusal is not None:
-            return None, refusal
-        if view.setting(ANCHOR_SETTING) != str(directory):
-            connection.execute(PUT_SETTING, (ANCHOR_SETTING, str(directory)))
-        held = anchors.Anchor(directory, current_state(connection, view), lock)
+        with closing(connect_writer(path)) as connection:
+            view = SqliteView(connection, StoredLog(connection))
+            refusal = inspect_anchor(connection, view, directory)
+            if directory is None or lock is None or refusal is not None:
+                return None, refusal
+            if view.setting(ANCHOR_SETTING) != str(directory):
+                connection.execute(PUT_SETTING, (ANCHOR_SETTING, str(directory)))
+            held = anchors.Anchor(directory, current_state(connection, view), lock)
         lock = None
         return held, None
     finally:
         if lock is not None:
             lock.release()
-        connection.close()
 
 
 def inspect_anchor(

@@ -96,12 +96,13 @@ def test_closing_twice_does_no_harm(home: Home) -> None:
     ("statement", "reason"),
     [
         ("PRAGMA application_id = 7", "LEDGER_FOREIGN"),
+        ("PRAGMA application_id = 7; PRAGMA journal_mode = DELETE", "LEDGER_FOREIGN"),
         ("PRAGMA user_version = 0", "LEDGER_FOREIGN"),
         ("PRAGMA user_version = 99", "LEDGER_SCHEMA_NEWER"),
     ],
 )
 def test_other_files_are_refused_and_left_alone(home: Home, statement: str, reason: str) -> None:
-    change(home, statement)
+    change(home, *statement.split(";"))
     before = home.database.read_bytes()
     with pytest.raises(StateCorrupt, match=reason):
         home.open()
