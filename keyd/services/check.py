@@ -10,6 +10,7 @@ from keyd.errors import Equivocation, Finding, KeydError, NotFound, Severity
 from keyd.ports import View
 from keyd.services.authorize import demand
 from keyd.services.evidence import gather, role_or_new
+from keyd.services.joining import unconfirmed_change
 from keyd.services.key_use import check_usable
 from keyd.services.prepare import bound_reservation
 from keyd.services.reading import CHECK_METHOD, Reading, SigningRequest, read_request
@@ -76,7 +77,9 @@ def _bound_findings(view: View, reading: Reading, judgement: Judgement) -> tuple
         bound = bound_reservation(view, reading)
     except Equivocation as refused:
         return (*refused.findings, *(f for f in judgement.findings if f.rule != "A7"))
-    return judgement.warnings if bound else judgement.findings
+    if bound is None:
+        return judgement.findings
+    return (*unconfirmed_change(view, reading), *judgement.warnings)
 
 
 def _key_findings(reading: Reading, judgement: Judgement) -> tuple[Finding, ...]:

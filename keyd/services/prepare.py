@@ -13,6 +13,7 @@ from keyd.domain.trust import Basis, KeySet
 from keyd.errors import Equivocation, Finding, InvalidRequest, KeydError, NotAllowed
 from keyd.ports import View
 from keyd.services.evidence import gather
+from keyd.services.joining import check_joining
 from keyd.services.key_use import check_usable
 from keyd.services.reading import Reading, SigningRequest, read_request
 from keyd.services.refusals import refusal
@@ -25,7 +26,7 @@ class Prepared:
     """A payload that may be signed as far as the snapshot it was judged on tells.
 
     `reservation` is set when the version is already bound to these bytes and this key adds its
-    signature; then nothing else is judged anew and `basis` is None.
+    signature; then the rules are not asked again and `basis` is None.
     """
 
     request: SigningRequest
@@ -119,6 +120,7 @@ def _join(view: View, reading: Reading, key: Key, reservation: Reservation) -> P
             f"key {key.name!r} is not listed for {role.repository}/{role.name} in the state under "
             "which this version was reserved",
         )
+    check_joining(view, reading, key)
     check_usable(key, role.name, reading.payload, reservation.required)
     return Prepared(
         request=reading.request,

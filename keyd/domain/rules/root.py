@@ -94,10 +94,15 @@ def _check_change(
         message = "consistent snapshots cannot be switched off: clients rely on them (TUF 6.2.1)"
         path = (TOP, "consistent_snapshot")
         yield refused("R8", "CONSISTENT_SNAPSHOT_REMOVED", path, message)
-    if question.confirmed_change != change.digest:
+    yield from check_confirmed(question.confirmed_change, change)
+    yield from _check_root_expiry(question, view, trusted)
+
+
+def check_confirmed(confirmed: str, change: Change) -> Iterator[Finding]:
+    """R10: whoever signs has seen what this root changes; `confirmed` is the digest they name."""
+    if confirmed != change.digest:
         message = "read what this root changes and confirm its digest (CheckMetadata shows both)"
         yield refused("R10", "CHANGE_NOT_CONFIRMED", TOP, message, change=change.digest)
-    yield from _check_root_expiry(question, view, trusted)
 
 
 def _check_root_expiry(
