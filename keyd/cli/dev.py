@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -24,7 +24,6 @@ from keyd.daemon.hardening import harden_process
 from keyd.daemon.logs import configure_logs
 from keyd.daemon.run import run
 from keyd.ledger.create import create_ledger
-from keyd.services.world import World
 from keyd_client import profile as profiles
 from keyd_client.errors import KeydClientError
 
@@ -72,7 +71,7 @@ def _run(layout: Layout, port: int, overrides: Mapping[str, str]) -> None:
     if os.geteuid() == 0:
         _log.warning("running_as_root", hint="fine for development, refused by keyd serve")
     builder = _Builder(layout)
-    run(settings, builder.announce)
+    run(settings, builder)
     builder.finish()
 
 
@@ -99,17 +98,21 @@ class _Builder:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._failure: KeydClientError | None = None
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._stopping = False
 
-    def announce(self, _world: World, addresses: Sequence[str]) -> None:
-        """Called by the daemon when it is ready; must not hold it up."""
-        self._thread = threading.Thread(target=self._build, args=(addresses[-1],), name="demo")
-        self._thread.start()
+    def ready(self, addresses: tuple[str, ...]) -> None:
+        """The daemon serves: build in a thread, which the next start completes if it is cut."""
+        tcp_address = addresses[-1]
+        threading.Thread(target=self._build, args=(tcp_address,), name="demo", daemon=True).start()
+
+    def stopping(self) -> None:
+        """From now on nobody is told that it serves, and no answer is no failure."""
+        with self._lock:
+            self._stopping = True
 
     def finish(self) -> None:
         """After the daemon's end. Raises: KeydClientError if the repository could not be built."""
-        if self._thread is not None:
-            self._thread.join()
         if self._failure is not None:
             raise self._failure
 
@@ -129,10 +132,16 @@ class _Builder:
                     raise
                 # Somebody may have gone on with the repository elsewhere; the daemon serves it.
                 _log.warning("demo_not_renewed", reason=error.reason, message=error.message)
-            files.write_ready(layout, tcp_address, key_names(profile))
+            keys = key_names(profile)
+            with self._lock:
+                if self._stopping:
+                    return
+                files.write_ready(layout, tcp_address, keys)
         except KeydClientError as error:
-            self._failure = error
-            os.kill(os.getpid(), signal.SIGTERM)
+            with self._lock:
+                if not self._stopping:
+                    self._failure = error
+                    os.kill(os.getpid(), signal.SIGTERM)
             return
         say(f"keyd dev serves {layout.root}; in another terminal:")
         say(f"  export KEYD_PROFILE_DIR={layout.profiles}")

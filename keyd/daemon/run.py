@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Protocol
 
 import structlog
 
@@ -38,7 +38,15 @@ _TICK_S = 1.0
 _START_LOOK_S = 0.05
 _TOKENS_STOP_S = 5.0
 
-Announce = Callable[[World, tuple[str, ...]], None]
+
+class Observer(Protocol):
+    """Who is told of the two turns of a daemon's life, in its main thread."""
+
+    def ready(self, addresses: tuple[str, ...]) -> None:
+        """It serves, at these addresses; must return at once."""
+
+    def stopping(self) -> None:
+        """It is about to take no more calls."""
 
 
 @dataclass
@@ -54,11 +62,10 @@ class _Daemon:
     said: str = field(default="")
 
 
-def run(settings: Settings, announce: Announce | None = None) -> None:
+def run(settings: Settings, observer: Observer | None = None) -> None:
     """Serve until SIGTERM. Call it in the main thread, after hardening and log set-up.
 
-    `announce` is called once, when the daemon is ready, with its world and addresses. Raises:
-    KeydError when the daemon cannot start; whatever was started is stopped again.
+    Raises: KeydError when the daemon cannot start; whatever was started is stopped again.
     """
     signals = Signals()
     signals.install()
@@ -70,9 +77,11 @@ def run(settings: Settings, announce: Announce | None = None) -> None:
             ready = describe(daemon.world.tokens, daemon.world.ledger)
             _log.info("daemon_ready", status=ready)
             systemd.notify("READY=1", f"STATUS={ready}")
-            if announce is not None:
-                announce(daemon.world, daemon.servers.addresses())
+            if observer is not None:
+                observer.ready(daemon.servers.addresses())
             _serve(daemon)
+        if observer is not None:
+            observer.stopping()
         _stop(daemon)
     _log.info("daemon_stopped")
 
@@ -213,15 +222,22 @@ def _stop(daemon: _Daemon) -> None:
     """Drain: no new calls, calls in flight get the grace period, or none after a second signal."""
     systemd.notify("STOPPING=1", "STATUS=finishing calls")
     _log.info("daemon_stopping")
-    signals = daemon.signals
     try:
-        daemon.servers.begin_drain()
-        signals.impatient = True
-        if signals.wait(0) is Wish.STOP:
-            signals.forced = True
-            raise ForcedStop
-        finished = daemon.servers.stop(daemon.settings.daemon.stop_grace_s)
+        finished = _drain(daemon)
     except ForcedStop:
         finished = daemon.servers.stop(0.0)
     if not finished:
         _log.warning("calls_cut", hint="their outcome is recorded; clients may ask again")
+
+
+def _drain(daemon: _Daemon) -> bool:
+    """Whether all calls finished in time. Raises: ForcedStop, and never once it has returned."""
+    daemon.servers.begin_drain()
+    daemon.signals.impatient = True
+    if daemon.signals.wait(0) is Wish.STOP:
+        daemon.signals.forced = True
+        finished = daemon.servers.stop(0.0)
+    else:
+        finished = daemon.servers.stop(daemon.settings.daemon.stop_grace_s)
+    daemon.signals.impatient = False
+    return finished

@@ -119,16 +119,27 @@ def test_kill_9_loses_nothing(folder: Path) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_start_that_was_cut_short_goes_on(folder: Path) -> None:
-    """Killed while the repository is being built, the next start completes it."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_start_that_was_cut_short_goes_on(folder: Path, number: signal.Signals) -> None:
+    """Stopped while the repository is being built, the next start completes it."""
     with dev(folder) as daemon:
         daemon.wait_for_file(folder / "repository")
-        daemon.stop(signal.SIGKILL)
+        assert daemon.stop(number) == (0 if number == signal.SIGTERM else -number)
+        assert not (folder / "ready").exists()
     with dev(folder) as daemon:
         ready_of(daemon, folder)
         assert (folder / "repository" / "metadata" / "timestamp.json").exists()
         assert ask(folder, "repo", "state", "--json").code == 0
         assert daemon.stop() == 0
+
+
+def test_a_repository_that_cannot_be_built_ends_the_daemon(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / "policy.toml").write_text("# nobody may do anything\n")
+    done = keyd("dev", "--dir", folder)
+    assert done.code == 77
+    assert "POLICY_DENIES" in done.err
+    assert not (folder / "ready").exists()
 
 
 def test_two_on_one_directory(folder: Path) -> None:

@@ -78,6 +78,7 @@ def _module(token: TokenSettings) -> Iterator[Check]:
 def _probe(token: TokenSettings) -> dict[str, Any]:
     """Have the module asked in a process of its own: it may crash or hang."""
     command = [sys.executable, "-P", "-m", "keyd.worker.probe", "--module", str(token.module)]
+    command.append(f"--parameters={token.module_parameters}")
     try:
         done = subprocess.run(
             command,
