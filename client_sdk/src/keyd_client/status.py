@@ -37,7 +37,6 @@ _BY_CODE: Mapping[int, type[KeydClientError]] = {
     Code.ABORTED: errors.PolicyViolation,
     Code.UNAVAILABLE: errors.BackendUnavailable,
     Code.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
-    Code.CANCELLED: errors.DeadlineExceeded,
     Code.RESOURCE_EXHAUSTED: errors.Exhausted,
 }
 # Within FAILED_PRECONDITION the reason tells what the caller should do.
@@ -114,6 +113,12 @@ def _plain(code: grpc.StatusCode, text: str, target: str, timeout_s: float) -> K
         return errors.BackendUnavailable(
             "DAEMON_UNREACHABLE",
             f"no keyd answers at {target} ({text}); is it running, and may this user reach it?",
+        )
+    if code is grpc.StatusCode.CANCELLED:
+        # Nobody here cancels: gRPC ends calls so that reach a server while it closes.
+        return errors.BackendUnavailable(
+            "DAEMON_UNREACHABLE",
+            f"the keyd at {target} ended the call, as it does when it stops; is it running again?",
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(

@@ -174,7 +174,7 @@ class ScriptedDaemon:
 
 
 class Refusal(Exception):
-    """A status with keyd's details."""
+    """A status with keyd's details, or without a `reason` one that gRPC itself would send."""
 
     def __init__(
         self,
@@ -186,7 +186,9 @@ class Refusal(Exception):
         violations: tuple[tuple[str, str, str], ...] = (),
         **metadata: str,
     ) -> None:
-        details: list[Any] = [ErrorInfo(reason=reason, domain="keyd", metadata=metadata)]
+        details: list[Any] = []
+        if reason:
+            details.append(ErrorInfo(reason=reason, domain="keyd", metadata=metadata))
         if retry_s is not None:
             delay = Duration()
             delay.FromMicroseconds(round(retry_s * 1e6))
@@ -212,4 +214,5 @@ class _AsGrpc(grpc.Status):
     def __init__(self, status: Status) -> None:
         self.code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
         self.details = status.message
-        self.trailing_metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+        packed = ("grpc-status-details-bin", status.SerializeToString())
+        self.trailing_metadata = (packed,) if status.details else ()

@@ -141,6 +141,27 @@ def test_a_restarted_daemon_is_found_again(socket_dir: Path) -> None:
             assert client.keys.get("root-1").name == "root-1"
 
 
+def test_a_call_cut_by_a_stopping_daemon_is_repeated(
+    client: Client, daemon: ScriptedDaemon
+) -> None:
+    """gRPC tells a call that meets a closing server that it was cancelled."""
+    daemon.add_key("root-1")
+    client.keys.get("root-1")
+    cuts = [Refusal(grpc.StatusCode.CANCELLED, "", "CANCELLED")]
+
+    def cut_once(request: object) -> object:
+        if cuts:
+            raise cuts.pop()
+        return daemon.get_key(request)
+
+    daemon.answers["GetKey"] = cut_once
+    assert client.keys.get("root-1").name == "root-1"
+    assert not cuts
+    cuts.append(Refusal(grpc.StatusCode.CANCELLED, "", "CANCELLED"))
+    with pytest.raises(errors.BackendUnavailable, match="ended the call"):
+        client.keys.get("root-1", timeout_s=0.1)
+
+
 def test_a_daemon_that_answered_before_is_waited_for(socket_dir: Path) -> None:
     """Longer than gRPC's own five attempts take; one that never answered is not."""
     path = socket_dir / "keyd.sock"
