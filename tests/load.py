@@ -12,7 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from keyd.domain import canonical
-from keyd_client.errors import BackendUnavailable, DeadlineExceeded, Equivocation
+from keyd_client.errors import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    Equivocation,
+    KeydClientError,
+)
 from tests.recording import Receipt, Recorder
 
 SHARED_ROLE = "timestamp"
@@ -22,7 +27,7 @@ _GIVE_UP_S = 60.0
 
 @dataclass
 class Signing:
-    """One client's work: `calls` have ended, `lost` of them without an answer.
+    """One client's work: `calls` have ended, some of them without an answer, `lost`.
 
     It signs for a role of its own, whose key has the role's name, and one time in four races the
     others for a version of SHARED_ROLE. What was lost is asked for again, mostly with the same
@@ -35,9 +40,13 @@ class Signing:
     dice: random.Random
     patience_s: Sequence[float] = (PATIENT_S,)
     calls: int = 0
-    lost: int = 0
+    lost: list[KeydClientError] = field(default_factory=list)
     busy: bool = False
     _versions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> int:
+        return self.calls - len(self.lost)
 
     def run(self, over: threading.Event) -> None:
         """Sign until it is over. Raises what no client should meet."""
@@ -51,9 +60,9 @@ class Signing:
                 self.recorder.sign(role, role, payload, timeout_s=self.dice.choice(self.patience_s))
             except Equivocation as taken:
                 self._versions[role] = int(taken.details["next_version"])
-            except (BackendUnavailable, DeadlineExceeded):
+            except (BackendUnavailable, DeadlineExceeded) as error:
                 retry = role, payload
-                self.lost += 1
+                self.lost.append(error)
             else:
                 self._versions[role] += 1
             self.busy = False
@@ -94,8 +103,8 @@ class Load:
         return found
 
     @property
-    def lost(self) -> int:
-        return sum(client.lost for client in self.clients)
+    def lost(self) -> list[KeydClientError]:
+        return [error for client in self.clients for error in client.lost]
 
     def wait_for_calls(self) -> None:
         """Wait until some client waits for an answer."""
@@ -104,9 +113,9 @@ class Load:
 
     def wait_for_answers(self) -> None:
         """Wait until each client has been answered once more."""
-        before = [client.calls - client.lost for client in self.clients]
+        before = [client.answers for client in self.clients]
         until = time.monotonic() + _GIVE_UP_S
-        while any(c.calls - c.lost <= b for c, b in zip(self.clients, before, strict=True)):
+        while any(c.answers <= b for c, b in zip(self.clients, before, strict=True)):
             for future in self.running:
                 if future.done():
                     future.result()
