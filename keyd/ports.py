@@ -16,6 +16,7 @@ from keyd.domain.records import (
     Delegation,
     Intent,
     LedgerIdentity,
+    LostVersions,
     Material,
     OpaqueSignature,
     PinAttempt,
@@ -155,6 +156,11 @@ class View(Protocol):
     ) -> Mapping[tuple[str, int], VersionRecord]:
         """Recorded versions in each role's current epoch; unknown ones are left out."""
 
+    def lost_version(
+        self, repository: str, role: str, epoch: int, version: int
+    ) -> LostVersions | None:
+        """The lost versions that this one is among: what was signed for it is not known here."""
+
     def signatures(self, reservation: Reservation) -> tuple[StoredSignature, ...]: ...
 
     def payload(self, digest: str) -> bytes:
@@ -228,9 +234,7 @@ class Ledger(Protocol):
     def transact(self, work: Callable[[Transaction], T]) -> T:
         """Run, commit, flush. Raises what `work` raises (then nothing of it is stored)."""
 
-    def transact_each(
-        self, works: Sequence[Callable[[Transaction], T]]
-    ) -> list[T | Exception]:
+    def transact_each(self, works: Sequence[Callable[[Transaction], T]]) -> list[T | Exception]:
         """Many pieces in one group, in order; a KeydError stands for each that refused."""
 
     def read(self, work: Callable[[View], T]) -> T:

@@ -144,6 +144,10 @@ class LostVersions:
     digest: str
     leaf: int
 
+    def digest_of(self, version: int) -> str:
+        """The payload that one of the versions is known to have had, or ""."""
+        return self.digest if version == self.last else ""
+
 
 class IntentState(StrEnum):
     """How the token call ended that an intent leaf announced."""

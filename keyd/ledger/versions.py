@@ -35,7 +35,9 @@ SELECT
     (SELECT digest FROM versions WHERE repository = :repository AND role = :role
         AND epoch = :epoch AND version = :version),
     EXISTS (SELECT 1 FROM reservations WHERE repository = :repository AND role = :role
-        AND epoch = :epoch AND version = :version AND state = 'VOIDED')
+        AND epoch = :epoch AND version = :version AND state = 'VOIDED'),
+    (SELECT digest FROM lost_versions WHERE repository = :repository AND role = :role
+        AND epoch = :epoch AND last = :version)
 """
 # A role that is missing because it was lost starts at what was lost.
 _FIND_ROLE_AGAIN = """
@@ -67,6 +69,7 @@ class _Standing(NamedTuple):
     reserved: str | None
     recorded: str | None
     voided: int
+    lost: str | None
 
 
 class VersionWriting(SqliteView):
@@ -148,7 +151,7 @@ class VersionWriting(SqliteView):
         role is in another epoch.
         """
         standing = _Standing(*self._execute(_STANDING, _named(by)).fetchone())
-        for bound in (standing.reserved, standing.recorded):
+        for bound in (standing.reserved, standing.recorded, standing.lost):
             if bound and by.digest and bound != by.digest:
                 raise Equivocation(
                     "VERSION_ALREADY_SIGNED_DIFFERENTLY",

@@ -194,6 +194,19 @@ class SqliteView:
         )
         return {(record.role, record.version): record for record in records}
 
+    def lost_version(
+        self, repository: str, role: str, epoch: int, version: int
+    ) -> LostVersions | None:
+        return self._one(
+            codec.lost_of,
+            "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions "
+            "WHERE repository = ? AND role = ? AND epoch = ? AND ? BETWEEN first AND last",
+            repository,
+            role,
+            epoch,
+            version,
+        )
+
     def lost_versions(self, repository: str) -> tuple[LostVersions, ...]:
         return self._all(
             codec.lost_of,

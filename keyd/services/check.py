@@ -10,7 +10,7 @@ from keyd.errors import Equivocation, Finding, KeydError, NotFound, Severity
 from keyd.ports import View
 from keyd.services.authorize import demand
 from keyd.services.evidence import gather, role_or_new
-from keyd.services.joining import unconfirmed_change
+from keyd.services.joining import joining_findings
 from keyd.services.key_use import check_usable
 from keyd.services.prepare import bound_reservation
 from keyd.services.reading import CHECK_METHOD, Reading, SigningRequest, read_request
@@ -79,7 +79,7 @@ def _bound_findings(view: View, reading: Reading, judgement: Judgement) -> tuple
         return (*refused.findings, *(f for f in judgement.findings if f.rule != "A7"))
     if bound is None:
         return judgement.findings
-    return (*unconfirmed_change(view, reading), *judgement.warnings)
+    return (*joining_findings(view, reading), *judgement.warnings)
 
 
 def _key_findings(reading: Reading, judgement: Judgement) -> tuple[Finding, ...]:

@@ -13,7 +13,7 @@ from keyd.domain.trust import Basis, KeySet
 from keyd.errors import Equivocation, Finding, InvalidRequest, KeydError, NotAllowed
 from keyd.ports import View
 from keyd.services.evidence import gather
-from keyd.services.joining import check_joining
+from keyd.services.joining import joining_findings
 from keyd.services.key_use import check_usable
 from keyd.services.reading import Reading, SigningRequest, read_request
 from keyd.services.refusals import refusal
@@ -120,7 +120,8 @@ def _join(view: View, reading: Reading, key: Key, reservation: Reservation) -> P
             f"key {key.name!r} is not listed for {role.repository}/{role.name} in the state under "
             "which this version was reserved",
         )
-    check_joining(view, reading, key)
+    if findings := joining_findings(view, reading):
+        raise refusal(findings)
     check_usable(key, role.name, reading.payload, reservation.required)
     return Prepared(
         request=reading.request,

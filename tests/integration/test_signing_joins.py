@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keyd.domain import canonical, public_keys
+from keyd.domain.keys import Content, Key, KeySpec, KeyState, Origin, Scheme
 from keyd.domain.tokens import SignItem
 from keyd.errors import NotAllowed, PolicyViolation
+from keyd.ledger.backup import backup, restore
+from keyd.ledger.repair import repair
+from keyd.ports import KeyBackend
 from keyd.services.check import check
 from keyd.services.imports import import_metadata
 from keyd.services.world import World
 from tests.authors import Signed
-from tests.worlds import SIGNER, TIMEOUT_S, Author, active_author, make_key, open_world
+from tests.fakes import TestClock
+from tests.worlds import (
+    SIGNER,
+    TIMEOUT_S,
+    Author,
+    active_author,
+    make_key,
+    open_ledger,
+    open_world,
+)
 
 
 @pytest.fixture
@@ -22,8 +36,8 @@ def world(tmp_path: Path) -> World:
     return open_world(tmp_path)
 
 
-def import_signed(author: Author, role: str, signed: Signed, *keys: str) -> None:
-    """Import a file that the tokens signed behind the daemon's back."""
+def signed_file(author: Author, signed: Signed, *keys: str) -> bytes:
+    """A file that the tokens signed behind the daemon's back."""
     raw, signatures = canonical.encode(signed), []
     for key in (author.keys[name] for name in keys):
         item = SignItem(key.cka_id, key.public_der, key.scheme, raw)
@@ -31,8 +45,12 @@ def import_signed(author: Author, role: str, signed: Signed, *keys: str) -> None
         assert isinstance(signature, bytes)
         keyid, _ = public_keys.tuf_key(key.public_der, key.scheme)
         signatures.append({"keyid": keyid, "sig": signature.hex()})
-    file = json.dumps({"signatures": signatures, "signed": signed}).encode()
-    [taken] = import_metadata(author.world, SIGNER, repository="demo", files=[(role, file)])
+    return json.dumps({"signatures": signatures, "signed": signed}).encode()
+
+
+def import_signed(author: Author, role: str, signed: Signed, *keys: str) -> None:
+    files = [(role, signed_file(author, signed, *keys))]
+    [taken] = import_metadata(author.world, SIGNER, repository="demo", files=files)
     assert taken.recorded, taken.findings
 
 
@@ -66,3 +84,67 @@ def test_a_key_that_became_a_targets_key_signs_no_delegated_role(world: World) -
     with pytest.raises(NotAllowed) as refused:
         author.sign("two", "team", team)
     assert refused.value.reason == "TARGETS_KEY_IN_DELEGATED_ROLE"
+
+
+@pytest.fixture
+def restored(tmp_path: Path) -> Author:
+    """Targets 2 and 3 were signed and released, then a backup of before was put in place.
+
+    The targets role lists a key that lives elsewhere too.
+    """
+    author = active_author(open_world(tmp_path))
+    author.keys["elsewhere"] = elsewhere(author.world.tokens.get("soft"))
+    root = author.root(2, days=366, targets=(1, ["targets", "elsewhere"]))
+    author.publish_root(root, "root-1", "root-2")
+    backup(tmp_path / "ledger", tmp_path / "copy")
+    for version in (2, 3):
+        author.sign("targets", "targets", author.targets(version))
+    author.world.ledger.close()
+    clock = author.world.clock
+    restore(tmp_path / "copy", tmp_path / "ledger", clock.now())
+    repair(tmp_path / "ledger", clock=clock, principal="operator", anchor=tmp_path / "anchor")
+    assert isinstance(clock, TestClock)
+    author.world = replace(author.world, ledger=open_ledger(tmp_path, clock))
+    return author
+
+
+def elsewhere(token: KeyBackend) -> Key:
+    """A key pair that the daemon does not know; the token signs by it for these tests."""
+    found = token.generate(KeySpec(Scheme.ED25519), b"elsewhere", "elsewhere", TIMEOUT_S)
+    return Key(
+        name="elsewhere",
+        token=token.name,
+        cka_id=found.cka_id,
+        scheme=Scheme.ED25519,
+        public_der=found.public_der,
+        content=Content.TUF,
+        state=KeyState.ACTIVE,
+        origin=Origin.ADOPTED,
+        created_at=token.status().since,
+    )
+
+
+def test_what_contradicts_a_lost_version_is_not_imported(restored: Author) -> None:
+    """The anchor knew which payload the highest version had."""
+    other = restored.targets(3, days=80)
+    [taken] = import_metadata(
+        restored.world,
+        SIGNER,
+        repository="demo",
+        files=[("targets", signed_file(restored, other, "elsewhere"))],
+    )
+    assert not taken.recorded
+    assert taken.findings[0].reason == "VERSION_ALREADY_SIGNED_DIFFERENTLY"
+
+
+def test_no_key_signs_a_second_payload_for_a_lost_version(restored: Author) -> None:
+    """What was published for it binds the version, but our key may have signed other bytes."""
+    other = restored.targets(2, days=80)
+    import_signed(restored, "targets", other, "elsewhere")
+    with pytest.raises(PolicyViolation) as refused:
+        restored.sign("targets", "targets", other)
+    assert refused.value.reason == "VERSION_NOT_INCREASING"
+    # The one that the anchor knows is signed again.
+    import_signed(restored, "targets", restored.targets(3), "elsewhere")
+    assert restored.sign("targets", "targets", restored.targets(3)).accepted
+    assert restored.sign("targets", "targets", restored.targets(4)).accepted
