@@ -131,7 +131,10 @@ class Key(_message.Message):
     tuf_keyid: _builtins.str
     """TUF key id: SHA-256 of the canonical three-member key object, 64 hex digits."""
     tuf_key_json: _builtins.str
-    """TUF key object as canonical JSON: {"keytype":…,"keyval":{"public":…},"scheme":…}."""
+    """TUF key object as canonical JSON: {"keytype":…,"keyval":{"public":…},"scheme":…}. Canonical JSON
+    keeps the line feeds of PEM raw inside strings: read it with a parser that allows them (in
+    Python json.loads(text, strict=False)).
+    """
     repository: _builtins.str
     """Repository its material belongs to, if any."""
     @_builtins.property
