@@ -12,9 +12,12 @@ BIN := .venv/bin
 JOBS ?= auto
 PYTEST_ARGS ?=
 SHARD ?= 1/1
+SECONDS ?= 60
+PARSERS ?=
 TARGETS ?= demo test
 VENV_STAMP := .venv/.stamp
 PROTOS_STAMP := .venv-protos/.stamp
+FUZZ_STAMP := .venv/.fuzz-stamp
 
 .PHONY: help
 help: ## List the targets
@@ -35,6 +38,10 @@ test-all: venv test-tools ## Run the slow tests, in resumable shards of ten minu
 .PHONY: test-fresh
 test-fresh: ## Run make demo and make test in a minimal Debian tree (needs root)
 	scripts/fresh.sh $(TARGETS)
+
+.PHONY: fuzz
+fuzz: $(FUZZ_STAMP) ## Fuzz the parsers, or some (PARSERS="payload policy"), each for SECONDS=60
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(PARSERS)
 
 .PHONY: lint
 lint: lint-style lint-types lint-imports lint-words lint-tree lint-protos ## Run every static check
@@ -90,6 +97,10 @@ $(VENV_STAMP): requirements/dev.txt pyproject.toml client_sdk/pyproject.toml | s
 		-e ./client_sdk -e .
 	touch $@
 
+$(FUZZ_STAMP): requirements/fuzz.txt $(VENV_STAMP)
+	$(BIN)/pip install $(PIP_FLAGS) -r requirements/fuzz.txt
+	touch $@
+
 # The generator's own packages would hold back the runtime's, hence a second environment.
 $(PROTOS_STAMP): requirements/protos.txt | system
 	test -x .venv-protos/bin/python || $(PYTHON) -m venv .venv-protos
@@ -112,7 +123,7 @@ LOCK := build/lock-venv/bin/uv pip compile --quiet --upgrade --python-version 3.
 requirements: | system ## Resolve requirements/*.in again
 	$(PYTHON) -m venv build/lock-venv
 	build/lock-venv/bin/pip install $(PIP_FLAGS) -r requirements/lock.txt
-	for name in runtime dev protos lock; do \
+	for name in runtime dev fuzz protos lock; do \
 		$(LOCK) requirements/$$name.in --output-file requirements/$$name.txt; done
 
 .PHONY: clean
