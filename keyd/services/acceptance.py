@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from keyd.domain.delegations import delegated_keys
@@ -9,8 +10,34 @@ from keyd.domain.keys import Content, KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Reservation, ReservationState, VersionRecord
 from keyd.domain.trust import RepositoryState
-from keyd.ports import Transaction
-from keyd.services.evidence import role_or_new
+from keyd.ports import Transaction, View
+from keyd.services.evidence import role_or_new, sets_now
+
+
+def lacking(view: View, reservation: Reservation, signed: Iterable[str]) -> int:
+    """Signatures that a payload lacks to be accepted, given those by the keys `signed`.
+
+    It needs the key lists it was judged under and, until it is accepted, those that are trusted by
+    now as well: clients know no others.
+    """
+    fingerprints = frozenset(signed)
+    missing = sum(keys.missing(fingerprints) for keys in reservation.required)
+    if missing or reservation.state is ReservationState.ACCEPTED or _lists_stand(view, reservation):
+        return missing
+    now = sets_now(view, reservation.repository, reservation.role)
+    return sum(keys.missing(fingerprints) for keys in now) if now else 1
+
+
+def _lists_stand(view: View, reservation: Reservation) -> bool:
+    """Whether the delegators whose lists were stored are still the newest trusted ones.
+
+    A root that is not accepted can only follow the root it was judged under.
+    """
+    said = (keys.delegator.rpartition(":") for keys in reservation.required)
+    return reservation.role == "root" or all(
+        str(role_or_new(view, reservation.repository, name).trusted_version) == version
+        for name, _, version in said
+    )
 
 
 def accept(tx: Transaction, reservation: Reservation, payload: Payload) -> Reservation:

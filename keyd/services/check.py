@@ -8,6 +8,7 @@ from keyd.domain.policy import Action, Caller
 from keyd.domain.rules import Judgement, judge
 from keyd.errors import Equivocation, Finding, KeydError, NotFound, Severity
 from keyd.ports import View
+from keyd.services.acceptance import lacking
 from keyd.services.authorize import demand
 from keyd.services.evidence import gather, role_or_new
 from keyd.services.joining import joining_findings
@@ -106,11 +107,11 @@ def _recorded(view: View, repository: str, role: str, version: int) -> Recorded:
             "VERSION_NOT_RECORDED", f"nothing is recorded for version {version} of {role}"
         )
     signatures = view.signatures(found)
-    signed = [s.fingerprint for s in signatures]
+    missing = lacking(view, found, [s.fingerprint for s in signatures])
     return Recorded(
         payload=view.payload(found.digest),
         signatures=tuple(
-            released(view.key(s.key) if s.key else None, found, s, signed, replayed=True)
+            released(view.key(s.key) if s.key else None, found, s, missing=missing, replayed=True)
             for s in signatures
         ),
     )

@@ -12,9 +12,10 @@ from keyd.domain.records import IntentState, Reservation, ReservationState, Stor
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction
-from keyd.services.acceptance import accept
+from keyd.services.acceptance import accept, lacking
 from keyd.services.answers import Answer
-from keyd.services.released import Released, missing_signatures, released
+from keyd.services.key_use import check_usable
+from keyd.services.released import Released, released
 from keyd.services.reserve import Reserved
 from keyd.services.world import World
 
@@ -48,10 +49,13 @@ def _completed(
     prepared = reserved.prepared
     fingerprint = prepared.key.fingerprint
 
-    def work(tx: Transaction) -> Released:
+    def work(tx: Transaction) -> Released | KeydError:
+        if withdrawn := _withdrawn(tx, reserved):
+            return _failed(world, caller, reserved, withdrawn)(tx)
         reservation = _current(tx, reserved)
         made = {s.fingerprint: s for s in tx.signatures(reservation)}
-        complete = not missing_signatures(reservation, {*made, fingerprint})
+        missing = lacking(tx, reservation, {*made, fingerprint})
+        complete = not missing
         entry = _completion(
             world,
             caller,
@@ -64,7 +68,9 @@ def _completed(
         tx.put_intent(replace(reserved.intent, state=IntentState.COMPLETED))
         if fingerprint in made:
             # Two calls for the same bytes met at the token: the one recorded first stands.
-            return released(prepared.key, reservation, made[fingerprint], made, replayed=True)
+            return released(
+                prepared.key, reservation, made[fingerprint], missing=missing, replayed=True
+            )
         stored = StoredSignature(fingerprint, prepared.key.name, signature, leaf, world.clock.now())
         tx.put_signature(reservation, stored)
         reservation = _advance(tx, reservation, prepared.payload, complete)
@@ -72,12 +78,25 @@ def _completed(
             prepared.key,
             reservation,
             stored,
-            {*made, fingerprint},
+            missing=missing,
             replayed=False,
             warnings=prepared.warnings,
         )
 
     return work
+
+
+def _withdrawn(tx: Transaction, reserved: Reserved) -> KeydError | None:
+    """Why the key may no longer sign this, if its state changed while the token was at work."""
+    prepared = reserved.prepared
+    key = tx.key(prepared.key.name)
+    if key is None or key.state is prepared.key.state:
+        return None
+    try:
+        check_usable(key, prepared.role.name, prepared.payload, prepared.required)
+    except KeydError as refused:
+        return refused
+    return None
 
 
 def _advance(

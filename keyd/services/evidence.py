@@ -10,9 +10,11 @@ from keyd.domain.keys import Content, KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Repository, Role
 from keyd.domain.rules import references
+from keyd.domain.rules.required import delegators_sets
 from keyd.domain.trust import (
     TOP_LEVEL,
     Basis,
+    KeySet,
     KnownVersion,
     RepositoryView,
     RoleRules,
@@ -87,6 +89,14 @@ def still_holds(view: View, repository: str, basis: Basis) -> bool:
         role_or_new(view, repository, name).revision == revision
         for name, revision in basis.role_revisions.items()
     )
+
+
+def sets_now(view: View, repository: str, role: str) -> tuple[KeySet, ...]:
+    """Whose signatures a role other than root needs by what is trusted now; none: nobody's."""
+    if role in TOP_LEVEL:
+        root = trusted(view, repository, "root")
+        return delegators_sets(role, [("root", root)] if root else [])
+    return delegators_sets(role, _delegators(view, repository, role))
 
 
 def trusted(view: View, repository: str, role: str) -> Payload | None:

@@ -146,21 +146,24 @@ def _complete(
     answer: bytes | KeydError,
 ) -> Callable[[Transaction], OpaqueReleased | KeydError]:
     def work(tx: Transaction) -> OpaqueReleased | KeydError:
-        if isinstance(answer, KeydError):
+        current = named(tx, key.name)
+        # It may have been withdrawn while the token was at work.
+        signature = answer if current.state is KeyState.ACTIVE else unusable(current)
+        if isinstance(signature, KeydError):
             failed = _entry(
                 *(world, caller, request, key, Event.OPAQUE_FAILED),
                 intent=intent.leaf,
-                reason=answer.reason,
+                reason=signature.reason,
             )
             tx.append(failed)
             tx.put_intent(replace(intent, state=IntentState.UNKNOWN))
-            return answer
+            return signature
         known = tx.opaque(key.name, request.digest)
         first = known.signature if known else None
         completed = _entry(
             *(world, caller, request, key, Event.OPAQUE_COMPLETED),
             intent=intent.leaf,
-            signature=answer.hex(),
+            signature=signature.hex(),
             discarded=first is not None,
         )
         leaf = tx.append(completed)
@@ -168,8 +171,8 @@ def _complete(
         if known is not None and first is not None:
             return OpaqueReleased(key, first, request.digest, True, known.leaf)
         now = world.clock.now()
-        tx.put_opaque(OpaqueSignature(key.name, request.digest, answer, leaf, now))
-        return OpaqueReleased(key, answer, request.digest, False, leaf)
+        tx.put_opaque(OpaqueSignature(key.name, request.digest, signature, leaf, now))
+        return OpaqueReleased(key, signature, request.digest, False, leaf)
 
     return work
 

@@ -12,6 +12,7 @@ from keyd.domain.rules import judge
 from keyd.domain.trust import Basis, KeySet
 from keyd.errors import Equivocation, Finding, InvalidRequest, KeydError, NotAllowed
 from keyd.ports import View
+from keyd.services.acceptance import lacking
 from keyd.services.evidence import gather
 from keyd.services.joining import joining_findings
 from keyd.services.key_use import check_usable
@@ -112,7 +113,8 @@ def _join(view: View, reading: Reading, key: Key, reservation: Reservation) -> P
     signatures = {s.fingerprint: s for s in view.signatures(reservation)}
     if key.fingerprint in signatures:
         mine = signatures[key.fingerprint]
-        return released(key, reservation, mine, signatures, replayed=True)
+        missing = lacking(view, reservation, signatures)
+        return released(key, reservation, mine, missing=missing, replayed=True)
     role = reading.role
     if not any(key.fingerprint in s.fingerprints.values() for s in reservation.required):
         raise NotAllowed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keyd.domain.keys import Key
@@ -15,8 +14,8 @@ class Released:
     """One signature with its place in the repository.
 
     `key` is None for signatures made elsewhere. `digest` is the payload's SHA-256 (hex); `missing`
-    counts the signatures that all required key lists still lack; `log_index` is the leaf of the
-    completion.
+    counts the signatures that all required key lists still lack, a key in two of them twice;
+    `log_index` is the leaf of the completion.
     """
 
     key: Key | None
@@ -38,12 +37,12 @@ def released(
     key: Key | None,
     reservation: Reservation,
     signature: StoredSignature,
-    signed: Iterable[str],
     *,
+    missing: int,
     replayed: bool,
     warnings: tuple[Finding, ...] = (),
 ) -> Released:
-    """Describe a stored signature; `signed` are the fingerprints that signed the payload by now."""
+    """Describe a stored signature; `missing` counts what the payload lacks by now."""
     return Released(
         key=key,
         fingerprint=signature.fingerprint,
@@ -55,13 +54,7 @@ def released(
         version=reservation.version,
         replayed=replayed,
         accepted=reservation.state is ReservationState.ACCEPTED,
-        missing=missing_signatures(reservation, signed),
+        missing=missing,
         log_index=signature.leaf,
         warnings=warnings,
     )
-
-
-def missing_signatures(reservation: Reservation, signed: Iterable[str]) -> int:
-    """Signatures lacking over all required key lists; a key in two lists counts in both."""
-    fingerprints = frozenset(signed)
-    return sum(required.missing(fingerprints) for required in reservation.required)

@@ -16,11 +16,11 @@ from keyd.domain.records import Repository, Reservation, ReservationState, Role
 from keyd.domain.trust import TOP_LEVEL, KeySet, RepositoryState, RoleRules
 from keyd.errors import AlreadyExists, InvalidRequest, NotFound, PolicyViolation
 from keyd.ports import Transaction, View
+from keyd.services.acceptance import lacking
 from keyd.services.authorize import demand, demand_administrator
 from keyd.services.evidence import role_or_new, rules_of, trusted
 from keyd.services.keys import named
 from keyd.services.paging import Page, paged
-from keyd.services.released import missing_signatures
 from keyd.services.world import World
 
 
@@ -243,7 +243,7 @@ def _role_summary(view: View, role: Role) -> RoleSummary:
         next_version=role.high_water + 1,
         expires=_expires(payload.signed["expires"]) if payload else None,
         pending_version=pending.version if pending else 0,
-        pending_missing=missing_signatures(pending, signed) if pending else 0,
+        pending_missing=lacking(view, pending, signed) if pending else 0,
     )
 
 

@@ -11,16 +11,19 @@ import pytest
 from keyd.domain import canonical, public_keys
 from keyd.domain.keys import Content, Key, KeySpec, KeyState, Origin, Scheme
 from keyd.domain.tokens import SignItem
-from keyd.errors import NotAllowed, PolicyViolation
+from keyd.errors import KeydError, NotAllowed, PolicyViolation
 from keyd.ledger.backup import backup, restore
 from keyd.ledger.repair import repair
 from keyd.ports import KeyBackend
-from keyd.services.check import check
+from keyd.services.check import check, recorded
 from keyd.services.imports import import_metadata
+from keyd.services.keys import change_state
+from keyd.services.opaque import OpaqueRequest, sign_opaque
 from keyd.services.world import World
 from tests.authors import Signed
-from tests.fakes import TestClock
+from tests.fakes import SoftwareToken, TestClock
 from tests.worlds import (
+    ADMIN,
     SIGNER,
     TIMEOUT_S,
     Author,
@@ -148,3 +151,82 @@ def test_no_key_signs_a_second_payload_for_a_lost_version(restored: Author) -> N
     import_signed(restored, "targets", restored.targets(3), "elsewhere")
     assert restored.sign("targets", "targets", restored.targets(3)).accepted
     assert restored.sign("targets", "targets", restored.targets(4)).accepted
+
+
+def test_a_root_that_changed_the_keys_leaves_no_way_in(world: World) -> None:
+    """Keys that root has removed add signatures, but cannot make clients' targets of them."""
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("one", "two", "new")}
+    author.publish_root(author.root(2, days=366, targets=(2, ["one", "two"])), "root-1", "root-2")
+    targets = author.targets(2)
+    author.sign("one", "targets", targets)
+    author.publish_root(author.root(3, days=367, targets=(1, ["new"])), "root-1", "root-2")
+    late = author.sign("two", "targets", targets)
+    assert (late.accepted, late.missing) == (False, 1)
+    assert author.sign("two", "targets", targets).missing == 1
+    with pytest.raises(PolicyViolation) as refused:
+        author.sign("snapshot", "snapshot", author.snapshot(2, targets=2))
+    assert refused.value.reason == "SIGNING_ORDER_WRONG"
+    assert author.sign("new", "targets", author.targets(3)).accepted
+
+
+def test_keys_that_stay_may_finish_what_they_began(world: World) -> None:
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("one", "two")}
+    keys = (2, ["one", "two"])
+    author.publish_root(author.root(2, days=366, targets=keys), "root-1", "root-2")
+    targets = author.targets(2)
+    author.sign("one", "targets", targets)
+    author.publish_root(author.root(3, days=367, targets=keys), "root-1", "root-2")
+    assert author.sign("two", "targets", targets).accepted
+
+
+def test_a_role_whose_delegation_is_gone_is_not_accepted(world: World) -> None:
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("one", "two")}
+    author.sign("targets", "targets", author.delegating(2, team=(2, ["one", "two"])))
+    team = author.targets(1)
+    author.sign("one", "team", team)
+    author.sign("targets", "targets", author.targets(3))
+    late = author.sign("two", "team", team)
+    assert (late.accepted, late.missing) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "state", "reason"),
+    [
+        ("SuspendKey", KeyState.SUSPENDED, "KEY_SUSPENDED"),
+        ("DeactivateKey", KeyState.DEACTIVATED, "KEY_DEACTIVATED"),
+        ("MarkKeyCompromised", KeyState.COMPROMISED, "QUORUM_UNAVAILABLE"),
+    ],
+)
+def test_a_key_withdrawn_while_the_token_works_releases_nothing(
+    world: World, method: str, state: KeyState, reason: str
+) -> None:
+    author = active_author(world)
+    token = world.tokens.get("soft")
+    assert isinstance(token, SoftwareToken)
+    token.before_sign = lambda: withdraw(world, method, state)
+    with pytest.raises(KeydError) as refused:
+        author.sign("targets", "targets", author.targets(2))
+    assert refused.value.reason == reason
+    found = recorded(world, SIGNER, "demo", "targets", 2)
+    assert found.signatures == ()
+    assert not world.ledger.read(lambda view: view.open_intents())
+
+
+def test_an_opaque_key_withdrawn_while_the_token_works_releases_nothing(world: World) -> None:
+    make_key(world, "layouts", content=Content.OPAQUE)
+    token = world.tokens.get("soft")
+    assert isinstance(token, SoftwareToken)
+    token.before_sign = lambda: withdraw(world, "SuspendKey", KeyState.SUSPENDED, "layouts")
+    request = OpaqueRequest("layouts", b"a layout")
+    with pytest.raises(NotAllowed) as refused:
+        sign_opaque(world, SIGNER, request, timeout_s=TIMEOUT_S)
+    assert refused.value.reason == "KEY_SUSPENDED"
+    with pytest.raises(NotAllowed):
+        sign_opaque(world, SIGNER, request, timeout_s=TIMEOUT_S)
+
+
+def withdraw(world: World, method: str, state: KeyState, key: str = "targets") -> None:
+    change_state(world, ADMIN, f"KeyService.{method}", key, new=state, comment="stolen")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from keyd.domain.delegations import key_set
 from keyd.domain.payload import Payload
 from keyd.domain.pointer import TOP
@@ -26,17 +28,19 @@ def required_sets(question: Question, view: RepositoryView) -> Required:
         if view.trusted_root is None:
             message = "no root is trusted yet: sign root 1 up to its threshold first"
             return (), (refused("C2", "SIGNING_ORDER_WRONG", TOP, message),)
-        found = [key_set(view.trusted_root, role, _delegator("root", view.trusted_root))]
+        sets = delegators_sets(role, [("root", view.trusted_root)])
     else:
-        found = [
-            key_set(payload, role, _delegator(name, payload))
-            for name, payload in view.role.delegators
-        ]
-    sets = tuple(keys for keys in found if keys is not None)
+        sets = delegators_sets(role, view.role.delegators)
     if sets:
         return sets, ()
     message = f"no accepted metadata delegates {role!r}: have its delegator accepted first"
     return (), (refused("A6", "ROLE_NOT_DELEGATED", TOP, message),)
+
+
+def delegators_sets(role: str, delegators: Iterable[tuple[str, Payload]]) -> tuple[KeySet, ...]:
+    """What each of the (name, accepted payload) pairs says of `role`, if it names it."""
+    found = (key_set(payload, role, _delegator(name, payload)) for name, payload in delegators)
+    return tuple(keys for keys in found if keys is not None)
 
 
 def _required_for_root(question: Question, view: RepositoryView) -> Required:
