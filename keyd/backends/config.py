@@ -25,8 +25,9 @@ class TokenConfig:
     `pin_source` is "credential:NAME" (a file of $CREDENTIALS_DIRECTORY), "file:/absolute/path" or
     "prompt": only an operator unlocks. `sessions` 0 leaves the number of session threads to the
     worker. `environment` is all that the worker inherits besides PATH and the language.
-    `module_sha256` (hex) pins the module's bytes. Times are seconds; `sign_timeout_s` and its
-    siblings bound one operation, after which the worker is killed and replaced.
+    `module_sha256` (hex) pins the module's bytes. `module_parameters`, never a secret, is handed to
+    the module by C_Initialize. Times are seconds; `sign_timeout_s` and its siblings
+    bound one operation, after which the worker is killed and replaced.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TokenConfig:
     sessions: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
     module_sha256: str = ""
+    module_parameters: str = ""
     development: bool = False
     sign_timeout_s: float = 2.0
     generate_timeout_s: float = 120.0

@@ -60,7 +60,10 @@ class Dialogue:
     def open(self) -> Opened:
         """Load the module and find the token."""
         request = Open(
-            module=str(self._config.module), token=self._match, sessions=self._config.sessions
+            module=str(self._config.module),
+            token=self._match,
+            sessions=self._config.sessions,
+            module_parameters=self._config.module_parameters,
         )
         return self._ask(Request(open=request), self._config.open_timeout_s).opened
 

@@ -105,6 +105,8 @@ def words_for(error: Exception) -> str:
             return error.message
         case WorkerRefused() if _not_there(error):
             return f"the token is not there ({error.failure.code})"
+        case WorkerRefused() if error.failure.code == "MODULE_PARAMETERS":
+            return "the module refuses its module_parameters, or demands some; correct them"
         case WorkerRefused():
             return f"the module failed ({error.failure.code})"
         case WorkerLost():

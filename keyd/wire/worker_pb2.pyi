@@ -268,10 +268,13 @@ class Open(_message.Message):
     MODULE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
+    MODULE_PARAMETERS_FIELD_NUMBER: _builtins.int
     module: _builtins.str
     """Absolute path of the PKCS#11 module."""
     sessions: _builtins.int
     """Session threads to sign with, 1 to 16; 0: two if the token does RSA, else one."""
+    module_parameters: _builtins.str
+    """What the module wants to be told by C_Initialize, in its own language; usually empty."""
     @_builtins.property
     def token(self) -> Global___TokenMatch: ...
     def __init__(
@@ -280,10 +283,11 @@ class Open(_message.Message):
         module: _builtins.str = ...,
         token: Global___TokenMatch | None = ...,
         sessions: _builtins.int = ...,
+        module_parameters: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["module", b"module", "sessions", b"sessions", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["module", b"module", "module_parameters", b"module_parameters", "sessions", b"sessions", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pkcs11.exceptions as ck
 from pkcs11 import _pkcs11
@@ -15,6 +15,7 @@ from keyd.wire.worker_pb2 import Failure
 from keyd.worker.failures import WorkerFailure, code_of
 
 _CKF_OS_LOCKING_OK = 2
+_CKR_ARGUMENTS_BAD = 0x07
 _CKR_CANT_LOCK = 0x0A
 _CKU_USER = 1
 _UNLIMITED = (0, ctypes.c_ulong(-1).value)  # CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION
@@ -55,11 +56,24 @@ class _LockingLibrary(_pkcs11.lib):
     `initialized` stays False underneath, so `finalize` must be ours as well.
     """
 
+    def __new__(cls, path: str, _parameters: str) -> Self:
+        # The binding's constructor in C, unknown to its type stubs, takes the path alone.
+        return super().__new__(cls, path)  # type: ignore[call-arg]
+
+    def __init__(self, path: str, parameters: str) -> None:
+        self._parameters = ctypes.create_string_buffer(parameters.encode()) if parameters else None
+        super().__init__(path)
+
     def initialize(self) -> None:
-        arguments = (ctypes.c_ulong * 6)(0, 0, 0, 0, _CKF_OS_LOCKING_OK, 0)
+        # CK_C_INITIALIZE_ARGS ends with pReserved. Modules that take parameters there read one
+        # element more and want it NULL.
+        given = ctypes.addressof(self._parameters) if self._parameters else 0
+        arguments = (ctypes.c_ulong * 7)(0, 0, 0, 0, _CKF_OS_LOCKING_OK, given, 0)
         rv = self.entry(_INITIALIZE, ctypes.c_void_p)(arguments)
         if rv == _CKR_CANT_LOCK:
             raise CannotLock
+        if rv == _CKR_ARGUMENTS_BAD:
+            raise _parameters_refused()
         _check(rv)
 
     def finalize(self) -> None:
@@ -86,20 +100,30 @@ def _check(rv: int) -> None:
 class Module:
     """One module in one process. `threaded` False: only one thread may ever call it."""
 
-    def __init__(self, path: str) -> None:
-        """Load and initialise. Raises: PKCS11Error."""
+    def __init__(self, path: str, parameters: str = "") -> None:
+        """Load and initialise with the module's own `parameters`, if it takes any.
+
+        Raises: PKCS11Error, WorkerFailure (MODULE_PARAMETERS: it refuses them, or demands some).
+        """
         try:
             if not _one_function_list(path):
                 raise CannotLock
-            self._locking: _LockingLibrary | None = _LockingLibrary(path)
+            self._locking: _LockingLibrary | None = _LockingLibrary(path, parameters)
             self._library: _pkcs11.lib = self._locking
-        except CannotLock:
+        except CannotLock as error:
+            if parameters:
+                raise _parameters_refused() from error
             self._locking = None
             self._library = _pkcs11.lib(path)
 
     @property
     def threaded(self) -> bool:
         return self._locking is not None
+
+    @property
+    def description(self) -> str:
+        """Manufacturer and name of the library."""
+        return f"{self._library.manufacturer_id} {self._library.library_description}".strip()
 
     @property
     def cryptoki_version(self) -> tuple[int, int]:
@@ -151,6 +175,10 @@ class Module:
         if code := _REJECTED.get(rv):
             raise WorkerFailure(Failure.KIND_PIN_INCORRECT, code, presented=True)
         raise WorkerFailure(Failure.KIND_TOKEN_FAILED, f"CKR_{rv:#x}", presented=True)
+
+
+def _parameters_refused() -> WorkerFailure:
+    return WorkerFailure(Failure.KIND_INVALID, "MODULE_PARAMETERS")
 
 
 def _one_function_list(path: str) -> bool:

@@ -18,16 +18,19 @@ import pkcs11
 from pkcs11.constants import TokenFlag
 from pkcs11.types import Token
 
+from keyd.worker.failures import WorkerFailure
+from keyd.worker.module import Module
 
-def probe(module: Path) -> dict[str, object]:
-    """Ask the module. Raises: pkcs11.PKCS11Error as the module reports it."""
-    library = pkcs11.lib(str(module))
+
+def probe(path: Path, parameters: str) -> dict[str, object]:
+    """Ask the module. Raises: pkcs11.PKCS11Error as the module reports it, WorkerFailure."""
+    module = Module(str(path), parameters)
     return {
-        "cryptoki": ".".join(map(str, library.cryptoki_version)),
-        "library": f"{library.manufacturer_id} {library.library_description}".strip(),
+        "cryptoki": ".".join(map(str, module.cryptoki_version)),
+        "library": module.description,
         "tokens": [
             _token(slot.get_token())
-            for slot in library.get_slots(token_present=True)
+            for slot in module.slots()
             if slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED
         ],
     }
@@ -46,13 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when the module answered."""
     parser = argparse.ArgumentParser(prog="keyd.worker.probe", description=__doc__)
     parser.add_argument("--module", type=Path, required=True)
-    module = parser.parse_args(argv).module
+    parser.add_argument("--parameters", default="", help="for C_Initialize; default: none")
+    arguments = parser.parse_args(argv)
     # The module may print; our one line must not be mixed with that.
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        found = probe(module)
-    except (pkcs11.PKCS11Error, RuntimeError) as error:
+        found = probe(arguments.module, arguments.parameters)
+    except (pkcs11.PKCS11Error, WorkerFailure, RuntimeError) as error:
         print(f"probe: the module answered {type(error).__name__} {error}", file=sys.stderr)
         return 1
     with os.fdopen(answer, "w", encoding="utf-8") as stream:

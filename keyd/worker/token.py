@@ -25,10 +25,10 @@ class Token:
     """Shared by the session threads; what changes it runs while all others rest."""
 
     def __init__(self, request: Open) -> None:
-        """Load the module. Raises: PKCS11Error."""
+        """Load the module. Raises: PKCS11Error, WorkerFailure."""
         self._match = request.token
         self._wanted_sessions = request.sessions
-        self.module = Module(request.module)
+        self.module = Module(request.module, request.module_parameters)
         self._anchor: Session | None = None
         self._logged_in = False
         self.entered = False

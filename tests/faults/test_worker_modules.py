@@ -260,6 +260,16 @@ def test_a_module_that_cannot_lock_gets_one_thread(
     assert shim.calls("C_Login") == 2
 
 
+def test_a_module_that_cannot_lock_cannot_have_parameters(shim: Shim) -> None:
+    """The unmodified binding has none to give: without them it would be another token."""
+    shim.once("C_Initialize", "rv a early")
+    with running(shim.config(module_parameters="anything")) as fleet:
+        status = fleet.get("test").status()
+    assert status.state is TokenState.OFFLINE
+    assert "module_parameters" in status.detail
+    assert shim.calls("C_Login") == 0
+
+
 def test_a_module_that_cannot_lock_gets_a_wrong_pin_once_too(
     shim: Shim, journal: MemoryTokenJournal
 ) -> None:
