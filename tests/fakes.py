@@ -108,7 +108,6 @@ class SoftwareToken:
             scheme=spec.scheme,
             rsa_bits=spec.rsa_bits,
             healthy=True,
-            generated_on_token=True,
         )
         self._keys[cka_id] = private, found
         return found

@@ -26,8 +26,9 @@ class TokenConfig:
     "prompt": only an operator unlocks. `sessions` 0 leaves the number of session threads to the
     worker. `environment` is all that the worker inherits besides PATH and the language.
     `module_sha256` (hex) pins the module's bytes. `module_parameters`, never a secret, is handed to
-    the module by C_Initialize. Times are seconds; `sign_timeout_s` and its siblings
-    bound one operation, after which the worker is killed and replaced.
+    the module by C_Initialize. `waive_local` accepts keys whose CKA_LOCAL is not true. Times are
+    seconds; `sign_timeout_s` and its siblings bound one operation, after which the worker is killed
+    and replaced.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TokenConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     module_sha256: str = ""
     module_parameters: str = ""
+    waive_local: bool = False
     development: bool = False
     sign_timeout_s: float = 2.0
     generate_timeout_s: float = 120.0

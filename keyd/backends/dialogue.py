@@ -87,7 +87,8 @@ class Dialogue:
     def inventory(self) -> tuple[FoundKey, ...]:
         """Every key object on the token."""
         answer = self._ask(Request(inventory=Inventory()), self._config.generate_timeout_s)
-        return tuple(to_found(pair) for pair in answer.key_pairs.pairs)
+        waive_local = self._config.waive_local
+        return tuple(to_found(pair, waive_local=waive_local) for pair in answer.key_pairs.pairs)
 
     def self_check(self, keys: Sequence[Key]) -> dict[str, Failure]:
         """Sign a challenge by each key and verify here; names of keys the token refused.

@@ -57,9 +57,9 @@ def canary(keys: Iterable[Key]) -> Key | None:
     return min(able, key=_canary_rank, default=None)
 
 
-def to_found(pair: KeyPair) -> FoundKey:
+def to_found(pair: KeyPair, *, waive_local: bool = False) -> FoundKey:
     """What the worker read, judged by the attributes that keyd demands."""
-    problem = _pair_problem(pair)
+    problem = _pair_problem(pair, waive_local=waive_local)
     return FoundKey(
         cka_id=pair.cka_id,
         label=pair.label,
@@ -68,7 +68,7 @@ def to_found(pair: KeyPair) -> FoundKey:
         rsa_bits=pair.rsa_bits,
         healthy=not problem,
         problem=problem,
-        generated_on_token=pair.local,
+        waived=("CKA_LOCAL",) if waive_local and not pair.local else (),
     )
 
 
@@ -96,7 +96,7 @@ def _problem(key: Key, found: FoundKey | None) -> str:
     return ""
 
 
-def _pair_problem(pair: KeyPair) -> str:
+def _pair_problem(pair: KeyPair, *, waive_local: bool) -> str:
     checks = (
         (pair.private_found, "there is no private key"),
         (not pair.duplicates, "several objects share this CKA_ID"),
@@ -106,7 +106,10 @@ def _pair_problem(pair: KeyPair) -> str:
         (pair.sensitive, "CKA_SENSITIVE is not true"),
         (pair.always_sensitive, "CKA_ALWAYS_SENSITIVE is not true"),
         (pair.never_extractable, "CKA_NEVER_EXTRACTABLE is not true"),
-        (pair.local, "CKA_LOCAL is not true: it was not generated on the token"),
+        (
+            pair.local or waive_local,
+            "CKA_LOCAL is not true: it was not generated on the token, or the module does not tell",
+        ),
         (pair.may_sign, "CKA_SIGN is not true"),
     )
     return next((problem for met, problem in checks if not met), "")

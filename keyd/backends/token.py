@@ -20,6 +20,7 @@ from keyd.wire.worker_pb2 import (
     Find,
     Generate,
     Inventory,
+    KeyPair,
     KeyReference,
     Request,
     Response,
@@ -69,10 +70,14 @@ class WorkerToken:
                 "KEY_LABEL_TOO_LONG", f"labels have at most {_MAX_LABEL_BYTES} bytes"
             )
         request = Generate(
-            scheme=spec.scheme.value, rsa_bits=spec.rsa_bits, cka_id=cka_id, label=label
+            scheme=spec.scheme.value,
+            rsa_bits=spec.rsa_bits,
+            cka_id=cka_id,
+            label=label,
+            waive_local=self._config.waive_local,
         )
         limit_s = self._config.generate_timeout_s
-        made = to_found(self._one(Request(generate=request), limit_s, timeout_s).key_pair)
+        made = self._found(self._one(Request(generate=request), limit_s, timeout_s).key_pair)
         self._supervisor.holdings.seen.add((made.cka_id, made.public_der))
         return made
 
@@ -81,13 +86,13 @@ class WorkerToken:
         answer = self._one(Request(find=Find(cka_id=cka_id)), limit_s, timeout_s)
         if answer.key_pair.duplicates:
             raise refusals.for_failure(self.name, Failure(kind=Failure.KIND_KEY_AMBIGUOUS))
-        return to_found(answer.key_pair)
+        return self._found(answer.key_pair)
 
     def inventory(self, timeout_s: float) -> tuple[FoundKey, ...]:
         limit_s = self._config.generate_timeout_s
         answer = self._one(Request(inventory=Inventory()), limit_s, timeout_s)
         self._supervisor.recheck()
-        return tuple(to_found(pair) for pair in answer.key_pairs.pairs)
+        return tuple(map(self._found, answer.key_pairs.pairs))
 
     def unlock(self, pin: bytearray | None, timeout_s: float) -> TokenStatus:
         return self._supervisor.unlock(pin, timeout_s)
@@ -148,6 +153,9 @@ class WorkerToken:
         if outcome.HasField("failure"):
             raise refusals.for_failure(self.name, outcome.failure)
         return outcome
+
+    def _found(self, pair: KeyPair) -> FoundKey:
+        return to_found(pair, waive_local=self._config.waive_local)
 
     def _signature(self, item: SignItem, outcome: Outcome) -> bytes | Exception:
         if isinstance(outcome, KeydError):

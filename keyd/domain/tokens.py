@@ -58,7 +58,8 @@ class FoundKey:
     """Key objects sharing one CKA_ID on a token, as read from it.
 
     `healthy` tells a usable pair (one private key, readable public key, demanded attributes);
-    `problem` says otherwise what is wrong, in words.
+    `problem` says otherwise what is wrong, in words. `waived` names demanded attributes that are
+    not so and that the token's configuration does not insist on.
     """
 
     cka_id: bytes
@@ -68,7 +69,7 @@ class FoundKey:
     rsa_bits: int
     healthy: bool
     problem: str = ""
-    generated_on_token: bool = False
+    waived: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from keyd.domain import public_keys
@@ -104,7 +104,9 @@ def generate(
     except KeydError as failure:
         _close(world, principal, intent, failure)
         raise
-    world.ledger.transact(_register(world, principal, key, intent, request))
+    world.ledger.transact(
+        _register(world, principal, key, waived=found.waived, intent=intent, request=request)
+    )
     failpoint(Failpoint.KEY_BEFORE_ANSWER)
     return key
 
@@ -147,7 +149,7 @@ def adopt_key(
         )
     world.ledger.read(lambda view: _check_free(view, name, key.fingerprint))
     _prove_possession(world, key, deadline)
-    world.ledger.transact(_register(world, caller.principal, key, None, None))
+    world.ledger.transact(_register(world, caller.principal, key, waived=found.waived))
     return key
 
 
@@ -250,8 +252,10 @@ def _register(
     world: World,
     principal: str,
     key: Key,
-    intent: Intent | None,
-    request: RequestRecord | None,
+    *,
+    waived: Sequence[str],
+    intent: Intent | None = None,
+    request: RequestRecord | None = None,
 ) -> Callable[[Transaction], None]:
     def work(tx: Transaction) -> None:
         twin = tx.key(key.name) or tx.key_by_fingerprint(key.fingerprint)
@@ -271,6 +275,7 @@ def _register(
             "scheme": key.scheme.value,
             "content": key.content.value,
             "cka_id": key.cka_id.hex(),
+            **({"waived": list(waived)} if waived else {}),
         }
         event = Event.KEY_ADOPTED if adopted else Event.KEY_CREATED
         tx.append(Entry(event, world.clock.now(), principal, fields=fields))

@@ -572,6 +572,7 @@ class Generate(_message.Message):
     RSA_BITS_FIELD_NUMBER: _builtins.int
     CKA_ID_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    WAIVE_LOCAL_FIELD_NUMBER: _builtins.int
     scheme: _builtins.str
     rsa_bits: _builtins.int
     """2048, 3072 or 4096 for RSA, else 0."""
@@ -579,6 +580,8 @@ class Generate(_message.Message):
     """16 random bytes chosen and recorded by the daemon beforehand."""
     label: _builtins.str
     """CKA_LABEL, for people only; UTF-8, at most 64 bytes."""
+    waive_local: _builtins.bool
+    """The module does not tell truly whether it made a key: CKA_LOCAL need not be true."""
     def __init__(
         self,
         *,
@@ -586,10 +589,11 @@ class Generate(_message.Message):
         rsa_bits: _builtins.int = ...,
         cka_id: _builtins.bytes = ...,
         label: _builtins.str = ...,
+        waive_local: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cka_id", b"cka_id", "label", b"label", "rsa_bits", b"rsa_bits", "scheme", b"scheme"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cka_id", b"cka_id", "label", b"label", "rsa_bits", b"rsa_bits", "scheme", b"scheme", "waive_local", b"waive_local"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

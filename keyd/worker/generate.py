@@ -45,14 +45,14 @@ def check_plan(wanted: Generate) -> None:
         raise WorkerFailure(Failure.KIND_INVALID, "GENERATE_NAMES")
 
 
-def check_attributes(pair: KeyPair) -> None:
+def check_attributes(pair: KeyPair, *, waive_local: bool = False) -> None:
     """Raises: WorkerFailure (ATTRIBUTES_REFUSED), its code naming the first that is wrong."""
     demands = (
         (pair.private_found and pair.public_found and not pair.duplicates, "NOT_ONE_PAIR"),
         (bool(pair.public_der), "PUBLIC_KEY_UNREADABLE"),
         (pair.sensitive, "CKA_SENSITIVE"),
         (not pair.extractable, "CKA_EXTRACTABLE"),
-        (pair.local, "CKA_LOCAL"),
+        (pair.local or waive_local, "CKA_LOCAL"),
         (pair.never_extractable, "CKA_NEVER_EXTRACTABLE"),
         (pair.always_sensitive, "CKA_ALWAYS_SENSITIVE"),
         (pair.may_sign, "CKA_SIGN"),

@@ -49,7 +49,7 @@ def generate(seat: ThreadSeat, request: Generate) -> KeyPair:
     finally:
         session.close()
     pair = find(seat, request.cka_id)
-    check_attributes(pair)
+    check_attributes(pair, waive_local=request.waive_local)
     reference = KeyReference(
         cka_id=request.cka_id, public_der=pair.public_der, scheme=request.scheme
     )

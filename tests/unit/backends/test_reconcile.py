@@ -50,7 +50,7 @@ OTHER_HERE = found(cka_id=b"2", public_der=b"public 2")
 
 def test_a_pair_with_every_demanded_attribute_is_healthy() -> None:
     assert HERE.healthy
-    assert HERE.generated_on_token
+    assert HERE.waived == ()
     assert HERE.scheme is Scheme.ECDSA_P256
 
 
@@ -78,6 +78,16 @@ def test_each_missing_attribute_is_named(attribute: str, value: object, word: st
     assert stock.missing_keys == ("root-1",)
     assert stock.unusable == {(b"1", b"public 1"): pair.problem}
     assert not stock.foreign
+
+
+def test_a_waiver_counts_where_it_is_needed_and_for_nothing_else() -> None:
+    silent = KeyPair(**{**PAIR, "local": False})  # type: ignore[arg-type]
+    waived = to_found(silent, waive_local=True)
+    assert (waived.healthy, waived.waived) == (True, ("CKA_LOCAL",))
+    silent.never_extractable = False
+    assert not to_found(silent, waive_local=True).healthy
+    told = to_found(KeyPair(**PAIR), waive_local=True)  # type: ignore[arg-type]
+    assert (told.healthy, told.waived) == (True, ())
 
 
 def test_registered_keys_are_matched_and_the_rest_are_strays() -> None:

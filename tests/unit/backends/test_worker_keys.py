@@ -233,3 +233,11 @@ def test_a_new_key_without_a_demanded_attribute_is_refused(
         check_attributes(KeyPair(**{**GOOD, **change}))
     assert refused.value.code == code
     assert refused.value.kind == Failure.KIND_ATTRIBUTES_REFUSED
+
+
+def test_only_cka_local_can_be_waived() -> None:
+    pair = KeyPair(**{**GOOD, "local": False})  # type: ignore[arg-type]
+    check_attributes(pair, waive_local=True)
+    pair.never_extractable = False
+    with pytest.raises(WorkerFailure):
+        check_attributes(pair, waive_local=True)

@@ -156,6 +156,7 @@ def test_nothing_secret_can_be_set_by_a_variable() -> None:
         ('name = "hsm"', 'name = "hsm"\npin = "1234"', "/token/0/pin", "unknown setting"),
         ('name = "hsm"', 'name = "hsm"\nmodule_sha256 = "ab"', "/token/0/module_sha256", "pattern"),
         ('name = "hsm"', 'name = "hsm"\nmodule_parameters = "a\\nb"', "/token/0/module", "pattern"),
+        ('name = "hsm"', 'name = "hsm"\nwaive_local = "true"', "/token/0/waive_local", "bool"),
         ('log_token = "hsm"', 'log_token = "hs"', "/audit/log_token", "names no [[token]]"),
         ("/var/lib/keyd-anchor/", "/var/lib/keyd/ledger/", "/daemon/anchor", "outside"),
         ('file = "/etc/keyd/policy.toml"', "", "/policy/file", "required, but not set"),
