@@ -116,7 +116,7 @@ class Installation:
         tokens = self.softhsm / "tokens"
         conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\n")
         token = json.loads((self.root / "token.json").read_text())
-        values = _SETTINGS | settings
+        values = {"pin_source": f"file:{self.softhsm}/pin"} | settings
         text = _CONFIG.format(root=self.root, token=token, conf=conf, **values)
         write_whole(self.config, text + extra)
         write_whole(self.policy, _POLICY.format(methods=",".join(f'"{m}"' for m in METHODS)))
@@ -126,7 +126,6 @@ class Installation:
         write_whole(self.profiles / "default.toml", profile)
 
 
-_SETTINGS = {"sessions": "2", "sign_timeout_s": "5.0"}
 _CONFIG = """\
 [daemon]
 ledger = "{root}/ledger"
@@ -145,9 +144,7 @@ principal = "release"
 name = "hsm"
 module = "{token[module]}"
 uri = "{token[uri]}"
-pin_source = "file:{root}/softhsm/pin"
-sessions = {sessions}
-sign_timeout_s = {sign_timeout_s}
+pin_source = "{pin_source}"
 environment = {{ SOFTHSM2_CONF = "{conf}" }}
 [metrics]
 address = "127.0.0.1:0"

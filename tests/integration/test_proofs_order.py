@@ -21,7 +21,7 @@ from tests.tracing import SystemCall, read_trace, strace
 WAL = "/ledger.db-wal"
 ANCHOR = "/anchor.jsonl"
 CALLERS = 32
-EACH = 8
+EACH = 5
 BATCH = 256
 
 
