@@ -79,6 +79,26 @@ def gather(
     )
 
 
+def gather_trust(view: View, repository: Repository, role: Role) -> RepositoryView:
+    """Only who may sign for the role: quick, whatever a payload holds."""
+    return RepositoryView(
+        name=repository.name,
+        state=repository.state,
+        development=repository.development,
+        imported=repository.imported,
+        role=RoleView(
+            name=role.name,
+            epoch=role.epoch,
+            high_water=role.high_water,
+            rules=rules_of(role),
+            delegators=_delegators(view, repository.name, role.name),
+        ),
+        basis=Basis(None, {}),
+        bootstrap=repository.intended_root,
+        trusted_root=trusted(view, repository.name, "root"),
+    )
+
+
 def still_holds(view: View, repository: str, basis: Basis) -> bool:
     """Whether the state that a judgement rests on is the state now."""
     if basis.repository_revision is not None:

@@ -6,13 +6,11 @@ hashes known. What contradicts the ledger is refused, and the refusal is the ala
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from keyd.domain import metadata_file, public_keys
+from keyd.domain import metadata_file
 from keyd.domain.audit import Entry, Event
-from keyd.domain.delegations import delegated_keys
 from keyd.domain.metadata_file import MetadataFile
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import (
@@ -24,13 +22,14 @@ from keyd.domain.records import (
     VersionRecord,
 )
 from keyd.domain.rules import judge
-from keyd.domain.trust import TOP_LEVEL, KeySet, Question, RepositoryView, type_of_role
+from keyd.domain.trust import TOP_LEVEL, KeySet, Question, type_of_role
 from keyd.errors import Finding, KeydError, PolicyViolation
-from keyd.ports import Transaction
+from keyd.ports import Transaction, View
 from keyd.services.acceptance import accept, trust
 from keyd.services.authorize import demand
-from keyd.services.evidence import gather, role_or_new, rules_of
-from keyd.services.repositories import claim, existing
+from keyd.services.evidence import gather, gather_trust, role_or_new, rules_of
+from keyd.services.repositories import claim_listed, existing
+from keyd.services.votes import count_votes
 from keyd.services.world import World
 
 _ORDER = {name: rank for rank, name in enumerate(("root", "targets", "", "snapshot", "timestamp"))}
@@ -71,10 +70,12 @@ def import_metadata(
         except KeydError as refused:
             results[place] = _refused(role, 0, refused)
     parsed.sort(key=_rank)
+    warnings = [_warnings(world, repository, file) for file in parsed]
     works = [_work(world, caller.principal, repository, file) for file in parsed]
-    for file, outcome in zip(parsed, world.ledger.transact_each(works), strict=True):
+    outcomes = world.ledger.transact_each(works)
+    for file, outcome, warned in zip(parsed, outcomes, warnings, strict=True):
         if isinstance(outcome, Imported):
-            results[file.place] = outcome
+            results[file.place] = replace(outcome, findings=warned)
         elif isinstance(outcome, KeydError):
             results[file.place] = _refused(file.role, file.content.version, outcome)
         else:
@@ -94,24 +95,43 @@ def take_in(
     """Verify one file against the recorded state and record it.
 
     Raises: PolicyViolation (SIGNATURES_MISSING, ROOT_VERSION_GAP, ROLE_MISMATCH,
-    VERSION_ALREADY_SIGNED_DIFFERENTLY, KEY_BELONGS_TO_ANOTHER_REPOSITORY).
+    VERSION_ALREADY_SIGNED_DIFFERENTLY, KEY_BELONGS_TO_ANOTHER_REPOSITORY, KEY_CONTENT_MISMATCH).
     """
     recorded = role_or_new(tx, repository.name, role)
     _check_type(role, file)
-    evidence = gather(tx, repository, recorded, file.payload)
-    judgement = judge(Question(file.payload, world.clock.now()), evidence)
-    signatures = _verified(file, _key_objects(evidence, file))
-    _check_thresholds(role, file.version, judgement.required, frozenset(signatures))
+    if _is_known(tx, recorded, file):
+        return Imported(role, file.version, True, False)
+    question = Question(file.payload, world.clock.now())
+    required, votes = count_votes(question, gather_trust(tx, repository, recorded), file)
     # Also for a version reserved here: signatures and acceptance may come from outside.
     leaf = tx.append(_entry(world, principal, recorded, file))
-    reservation = _bind(world, tx, leaf=leaf, role=recorded, file=file, required=judgement.required)
-    for fingerprint, signature in signatures.items():
+    reservation = _bind(world, tx, leaf=leaf, role=recorded, file=file, required=required)
+    for fingerprint, signature in votes.items():
         _add(tx, reservation, StoredSignature(fingerprint, "", signature, leaf, world.clock.now()))
     raised = file.version > recorded.high_water
     if reservation.state is not ReservationState.ACCEPTED:
         accept(tx, reservation, file.payload)
     trust(tx, _record(reservation, file), file.payload)
-    return Imported(role, file.version, True, raised, judgement.warnings)
+    return Imported(role, file.version, True, raised)
+
+
+def warnings_about(
+    world: World, view: View, repository: Repository, role: str, file: MetadataFile
+) -> tuple[Finding, ...]:
+    """What the rules would only warn of; what they refuse here has happened elsewhere."""
+    evidence = gather(view, repository, role_or_new(view, repository.name, role), file.payload)
+    return judge(Question(file.payload, world.clock.now()), evidence).warnings
+
+
+def _is_known(tx: Transaction, role: Role, file: MetadataFile) -> bool:
+    """Whether this very file was taken in before: then there is nothing to write or to announce."""
+    known = tx.versions(role.repository, [(role.name, file.version)]).get((role.name, file.version))
+    return (
+        known is not None
+        and known.accepted
+        and known.digest == file.payload.digest
+        and known.file == file.facts
+    )
 
 
 def _work(
@@ -122,6 +142,16 @@ def _work(
         return take_in(world, principal, tx, repository=found, role=file.role, file=file.content)
 
     return work
+
+
+def _warnings(world: World, repository: str, file: _File) -> tuple[Finding, ...]:
+    """Asked before and apart from the transaction, in which everybody waits for large files."""
+
+    def work(view: View) -> tuple[Finding, ...]:
+        found = existing(view, repository)
+        return warnings_about(world, view, found, file.role, file.content)
+
+    return world.ledger.read(work)
 
 
 def _read(world: World, repository: str, role: str, content: bytes) -> MetadataFile:
@@ -148,46 +178,6 @@ def _check_type(role: str, file: MetadataFile) -> None:
         )
 
 
-def _key_objects(evidence: RepositoryView, file: MetadataFile) -> Mapping[str, Mapping[str, Any]]:
-    """The key objects that the file's signatures may refer to, by key id."""
-    if evidence.role.name == "root":
-        sources = [evidence.trusted_root, file.payload]
-    elif evidence.role.name in TOP_LEVEL:
-        sources = [evidence.trusted_root]
-    else:
-        sources = [payload for _, payload in evidence.role.delegators]
-    objects: dict[str, Mapping[str, Any]] = {}
-    for source in sources:
-        if source is not None:
-            signed = source.signed
-            objects.update(signed["keys"] if "keys" in signed else signed["delegations"]["keys"])
-    return objects
-
-
-def _verified(file: MetadataFile, objects: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
-    """Valid signatures by fingerprint of the key that made them."""
-    found: dict[str, bytes] = {}
-    for pair in file.signatures:
-        for fingerprint in public_keys.verify_metadata_signatures(
-            file.payload.raw, [pair], objects
-        ):
-            found.setdefault(fingerprint, bytes.fromhex(pair[1]))
-    return found
-
-
-def _check_thresholds(
-    role: str, version: int, required: Sequence[KeySet], signed: frozenset[str]
-) -> None:
-    lacking = [keys for keys in required if not keys.reached(signed)]
-    if required and not lacking:
-        return
-    words = ", ".join(f"{keys.missing(signed)} listed by {keys.delegator}" for keys in lacking)
-    raise PolicyViolation(
-        "SIGNATURES_MISSING",
-        f"{role} version {version} lacks valid signatures: {words or 'nobody delegates the role'}",
-    )
-
-
 def _bind(
     world: World,
     tx: Transaction,
@@ -208,9 +198,7 @@ def _bind(
             )
         return found
     _check_sequence(role, file)
-    for delegation in delegated_keys(file.payload):
-        use = delegation.role if role.name == "root" else "delegated"
-        claim(tx, delegation.fingerprint, role.repository, use)
+    claim_listed(tx, role.repository, role.name, file.payload)
     reservation = Reservation(
         repository=role.repository,
         role=role.name,

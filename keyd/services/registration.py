@@ -15,7 +15,7 @@ from keyd.domain.trust import RepositoryState
 from keyd.errors import Finding, InvalidRequest
 from keyd.ports import Transaction
 from keyd.services.authorize import demand_administrator
-from keyd.services.imports import take_in
+from keyd.services.imports import take_in, warnings_about
 from keyd.services.repositories import check_free, existing
 from keyd.services.world import World
 
@@ -40,9 +40,8 @@ def register(
         findings: tuple[Finding, ...] = ()
         for file in files:
             found = existing(tx, name)
-            findings = take_in(
-                world, caller.principal, tx, repository=found, role="root", file=file
-            ).findings
+            findings = warnings_about(world, tx, found, "root", file)
+            take_in(world, caller.principal, tx, repository=found, role="root", file=file)
         return existing(tx, name), findings
 
     return world.ledger.transact(work)

@@ -9,8 +9,10 @@ from typing import Any
 
 from keyd.domain import public_keys
 from keyd.domain.audit import Entry, Event, Fields
+from keyd.domain.delegations import delegated_keys
 from keyd.domain.keys import Content
 from keyd.domain.names import check_comment, check_name
+from keyd.domain.payload import Payload
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Repository, Reservation, ReservationState, Role
 from keyd.domain.trust import TOP_LEVEL, KeySet, RepositoryState, RoleRules
@@ -174,8 +176,28 @@ def check_free(view: View, name: str) -> None:
         raise AlreadyExists("REPOSITORY_EXISTS", f"there is a repository {name!r} already")
 
 
+def claim_listed(tx: Transaction, repository: str, role: str, payload: Payload) -> None:
+    """Claim all that a payload for `role` lists. Raises: as `claim`."""
+    uses = {
+        (delegation.fingerprint, delegation.role if role == "root" else "delegated")
+        for delegation in delegated_keys(payload)
+    }
+    for fingerprint, use in sorted(uses):
+        claim(tx, fingerprint, repository, use)
+
+
 def claim(tx: Transaction, fingerprint: str, repository: str, use: str) -> None:
-    """Bind key material to a repository for ever. Raises: PolicyViolation if it is another's."""
+    """Bind key material to a repository for ever.
+
+    Raises: PolicyViolation if it is another's, or of a key held here for other content.
+    """
+    key = tx.key_by_fingerprint(fingerprint)
+    if key is not None and key.content is not Content.TUF:
+        raise PolicyViolation(
+            "KEY_CONTENT_MISMATCH",
+            f"key {key.name!r}, listed for {use}, was created for {key.content.value} content; "
+            "list a key made for tuf",
+        )
     owner = tx.claim_material(fingerprint, repository, use)
     if owner != repository:
         raise PolicyViolation(
@@ -259,6 +281,6 @@ def _expires(text: str) -> datetime | None:
     """Imported metadata may spell its expiry in ways that python-tuf reads and keyd never signs."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

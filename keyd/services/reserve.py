@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from keyd.domain.audit import Entry, Event
-from keyd.domain.delegations import delegated_keys
 from keyd.domain.policy import Caller
 from keyd.domain.records import (
     Intent,
@@ -20,7 +19,7 @@ from keyd.errors import KeydError
 from keyd.ports import Transaction
 from keyd.services.evidence import role_or_new, still_holds
 from keyd.services.prepare import Prepared
-from keyd.services.repositories import claim
+from keyd.services.repositories import claim_listed
 from keyd.services.world import World
 
 
@@ -48,7 +47,8 @@ def reserve(world: World, caller: Caller, prepared: Prepared) -> Callable[[Trans
         leaf = tx.append(_announcement(world, caller, prepared))
         reservation = prepared.reservation
         if reservation is None:
-            _claim(tx, prepared)
+            # Key material belongs to one repository: what this payload lists becomes its own.
+            claim_listed(tx, prepared.role.repository, prepared.role.name, prepared.payload)
             reservation = _new_reservation(world, prepared, leaf)
             tx.put_reservation(reservation, prepared.payload.raw)
             current = role_or_new(tx, prepared.role.repository, prepared.role.name)
@@ -85,13 +85,6 @@ def _check_unmoved(tx: Transaction, prepared: Prepared) -> None:
         raise StateMoved
     if any(s.fingerprint == prepared.key.fingerprint for s in tx.signatures(existing)):
         raise StateMoved
-
-
-def _claim(tx: Transaction, prepared: Prepared) -> None:
-    """Key material belongs to one repository: what this payload lists becomes its own."""
-    for delegation in delegated_keys(prepared.payload):
-        use = delegation.role if prepared.role.name == "root" else "delegated"
-        claim(tx, delegation.fingerprint, prepared.role.repository, use)
 
 
 def _new_reservation(world: World, prepared: Prepared, leaf: int) -> Reservation:

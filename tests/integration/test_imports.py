@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keyd.domain import canonical, metadata_file, public_keys
-from keyd.domain.keys import KeySpec, Scheme
+from keyd.domain.keys import Content, KeySpec, Scheme
 from keyd.domain.records import ReservationState
 from keyd.domain.tokens import SignItem
 from keyd.errors import NotAllowed, PolicyViolation
@@ -18,7 +18,15 @@ from keyd.services.registration import register
 from keyd.services.repositories import state
 from keyd.services.world import World
 from tests.fakes import PrivateKey, new_private_key, public_der, sign_with
-from tests.worlds import ADMIN, SIGNER, Author, active_author, existing_repository, open_world
+from tests.worlds import (
+    ADMIN,
+    SIGNER,
+    Author,
+    active_author,
+    existing_repository,
+    make_key,
+    open_world,
+)
 
 Signed = dict[str, Any]
 
@@ -212,3 +220,80 @@ def test_signatures_from_outside_complete_a_version_reserved_here(world: World) 
     assert [signature.key for signature in made] == ["root-1", ""]
     entry = world.ledger.read(lambda view: list(view.leaves(made[1].leaf, made[1].leaf + 1)))[0]
     assert b'"event":"metadata_imported"' in entry.data
+
+
+def test_the_same_file_again_changes_nothing(world: World) -> None:
+    """Else whoever may import could keep every other signer's judgement from holding."""
+    author = active_author(world)
+    file = file_of(author, "targets", author.targets(2), "targets")
+    assert import_one(world, "targets", file).recorded
+    before = world.ledger.read(lambda view: (view.log_size(), view.repository("demo")))
+    assert import_one(world, "targets", file).recorded
+    assert world.ledger.read(lambda view: (view.log_size(), view.repository("demo"))) == before
+    # The same metadata in another file: its hashes are news, the role's state is not.
+    spaced = json.dumps(json.loads(file), indent=3).encode()
+    assert import_one(world, "targets", spaced).recorded
+    assert existing_repository(world, "demo") == before[1]
+
+
+def test_what_a_file_costs_is_not_its_own_choice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verifying runs where everybody's writes wait."""
+    author = active_author(world)
+    genuine = json.loads(file_of(author, "targets", author.targets(2), "targets"))
+    keyid = genuine["signatures"][0]["keyid"]
+    tried = []
+    verify = public_keys.verify_metadata_signatures
+
+    def counted(raw: bytes, *rest: Any) -> frozenset[str]:
+        tried.append(raw)
+        return verify(raw, *rest)
+
+    monkeypatch.setattr(public_keys, "verify_metadata_signatures", counted)
+    junk = [{"keyid": keyid, "sig": "00" * 64}] * 100
+    many = json.dumps({"signatures": junk, "signed": author.targets(3)}).encode()
+    assert reasons(import_one(world, "targets", many)) == {"SIGNATURES_MISSING"}
+    # A root that lists keys without end is looked at by the trusted root's first.
+    root = author.root(2)
+    ids = [f"{number:064x}" for number in range(100)]
+    root["keys"] |= dict.fromkeys(ids, root["keys"][keyid])
+    root["roles"]["root"]["keyids"] += ids
+    junk = [{"keyid": each, "sig": "00" * 64} for each in ids]
+    many = json.dumps({"signatures": junk, "signed": root}).encode()
+    assert reasons(import_one(world, "root", many)) == {"SIGNATURES_MISSING"}
+    assert len(tried) <= 2
+
+
+def test_a_root_that_names_nobody_for_root_is_refused(world: World) -> None:
+    foreign = ForeignRepository()
+    root = foreign.file(foreign.root(1), "root-a")
+    register(world, ADMIN, name="demo", root_files=[root], development=False)
+    heirless = foreign.root(2)
+    del heirless["roles"]["root"]
+    imported = import_one(world, "root", foreign.file(heirless, "root-a"))
+    assert reasons(imported) == {"SIGNATURES_MISSING"}
+
+
+def test_published_metadata_makes_no_tuf_key_of_an_opaque_one(world: World) -> None:
+    author = active_author(world)
+    author.keys["sly"] = make_key(world, "sly", content=Content.OPAQUE)
+    raw = canonical.encode(signed := author.delegating(2, team=(1, ["sly"])))
+    key = author.keys["targets"]
+    item = SignItem(key.cka_id, key.public_der, key.scheme, raw)
+    signature = world.tokens.get("soft").sign([item], 10)[0]
+    assert isinstance(signature, bytes)
+    keyid, _ = public_keys.tuf_key(key.public_der, key.scheme)
+    document = {"signatures": [{"keyid": keyid, "sig": signature.hex()}], "signed": signed}
+    imported = import_one(world, "targets", json.dumps(document).encode())
+    assert (imported.recorded, reasons(imported)) == (False, {"KEY_CONTENT_MISMATCH"})
+
+
+def test_an_expiry_beyond_the_calendar_is_shown_as_none(world: World) -> None:
+    foreign = ForeignRepository()
+    root = foreign.file(foreign.root(1), "root-a")
+    register(world, ADMIN, name="demo", root_files=[root], development=False)
+    odd = {**foreign.timestamp(2), "expires": "0001-01-01T00:00:00+14:00"}
+    assert import_one(world, "timestamp", foreign.file(odd, "timestamp")).recorded
+    shown = {role.role: role.expires for role in state(world, SIGNER, "demo").roles}
+    assert shown["timestamp"] is None

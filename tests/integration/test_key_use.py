@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from keyd.domain import public_keys
 from keyd.domain.keys import Content, KeySpec, Scheme
 from keyd.errors import InvalidRequest, NotAllowed, PolicyViolation
 from keyd.services.audit import ensure_log_key, sign_checkpoint
 from keyd.services.key_creation import LOG_KEY_NAME, adopt_key
 from keyd.services.opaque import OpaqueRequest, sign_opaque
+from keyd.services.repositories import bootstrap
 from keyd.services.world import World
 from tests.worlds import (
     ADMIN,
@@ -119,3 +121,19 @@ def test_log_key_is_the_daemons_own(world: World) -> None:
     assert sign_checkpoint(world, TIMEOUT_S).checkpoint.note
     with pytest.raises(NotAllowed):
         sign_opaque(world, SIGNER, OpaqueRequest(LOG_KEY_NAME, LAYOUT), timeout_s=TIMEOUT_S)
+
+
+def test_no_repository_begins_with_an_opaque_key_called_foreign(world: World) -> None:
+    sly = make_key(world, "sly", content=Content.OPAQUE)
+    _, key_object = public_keys.tuf_key(sly.public_der, sly.scheme)
+    with pytest.raises(PolicyViolation) as refused:
+        bootstrap(
+            world,
+            ADMIN,
+            name="demo",
+            root_keys=[make_key(world, "root-1").name],
+            foreign_keys=[key_object],
+            threshold=2,
+            development=False,
+        )
+    assert refused.value.reason == "KEY_CONTENT_MISMATCH"
