@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-_CALL = re.compile(r"(\d+) (\w+)\(\d+<(UNIX-STREAM:\[[^]]*\]|[^>]*)>(.*)")
-_RESUMED = re.compile(r"(\d+) <\.\.\. (\w+) resumed>.*= (-?\d+)")
+_CALL = re.compile(r"(\d+) +(\w+)\(\d+<(UNIX-STREAM:\[[^]]*\]|[^>]*)>(.*)")
+_RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>.*= (-?\d+)")
 _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _UNFINISHED = "<unfinished ...>"
 
