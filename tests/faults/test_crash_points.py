@@ -108,7 +108,7 @@ def afterwards(installation: Installation, receipts: Sequence[Receipt]) -> Itera
         assert report.sound, report.flaws
         verified = installation.keyd("audit", "verify", "--json")
         assert verified.code == 0, verified.err
-        assert verified.json["size"] >= len(entries)
+        assert verified.json["log_size"] >= len(entries)
         yield client
 
 
