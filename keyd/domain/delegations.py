@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 from keyd.domain import public_keys
+from keyd.domain.path_patterns import PathPatterns
 from keyd.domain.payload import Payload
 from keyd.domain.records import Delegation
 from keyd.domain.trust import KeySet
@@ -25,8 +25,14 @@ MAX_BIT_LENGTH = 32
 _KEPT_DELEGATORS = 32
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 
-# Whether a target path belongs to somebody.
-Scope = Callable[[str], bool]
+
+class Scope(Protocol):
+    """Whether a target path belongs to somebody."""
+
+    def __call__(self, path: str) -> bool: ...
+
+    def effort(self, paths: int) -> int:
+        """How many comparisons with patterns so many paths may take."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Succinct:
     def scope_of(self, role: str) -> Scope:
         """Which target paths belong to a bin: those whose SHA-256 begins with its number."""
         number = int(role.removeprefix(f"{self.name_prefix}-"), 16)
-        return partial(_is_in_bin, number, MAX_BIT_LENGTH - self.bit_length)
+        return _Quick(partial(_is_in_bin, number, MAX_BIT_LENGTH - self.bit_length))
 
 
 @dataclass(frozen=True)
@@ -169,10 +175,23 @@ def scope_of(payload: Payload, role: str) -> Scope:
     grant = index.grants.get(role)
     if grant is None:
         bins = index.delegates.bins
-        return bins.scope_of(role) if bins is not None and bins.covers(role) else _nowhere
+        return bins.scope_of(role) if bins is not None and bins.covers(role) else _NOWHERE
     if grant.hash_prefixes:
-        return partial(_has_prefix, grant.hash_prefixes)
-    return partial(_matches, [pattern.split("/") for pattern in grant.paths])
+        return _Quick(partial(_has_prefix, _by_length(grant.hash_prefixes)))
+    return PathPatterns(grant.paths)
+
+
+@dataclass(frozen=True)
+class _Quick:
+    """A scope without patterns."""
+
+    answer: Callable[[str], bool]
+
+    def __call__(self, path: str) -> bool:
+        return self.answer(path)
+
+    def effort(self, paths: int) -> int:  # noqa: ARG002 - none for any number
+        return 0
 
 
 def _is_in_bin(number: int, shift: int, path: str) -> bool:
@@ -183,15 +202,17 @@ def _nowhere(_: str) -> bool:
     return False
 
 
-def _has_prefix(prefixes: tuple[str, ...], path: str) -> bool:
-    return hashlib.sha256(path.encode()).hexdigest().startswith(prefixes)
+_NOWHERE = _Quick(_nowhere)
 
 
-def _matches(patterns: list[list[str]], path: str) -> bool:
-    parts = path.split("/")
-    return any(
-        len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)) for pattern in patterns
-    )
+def _by_length(prefixes: Iterable[str]) -> Mapping[int, frozenset[str]]:
+    lengths = {len(prefix) for prefix in prefixes}
+    return {n: frozenset(each for each in prefixes if len(each) == n) for n in lengths}
+
+
+def _has_prefix(prefixes: Mapping[int, frozenset[str]], path: str) -> bool:
+    digest = hashlib.sha256(path.encode()).hexdigest()
+    return any(digest[:length] in known for length, known in prefixes.items())
 
 
 def _index_of(payload: Payload) -> _Index:

@@ -16,14 +16,22 @@ from keyd.errors import Finding
 _TARGETS: Path = (TOP, "targets")
 # Who delegates a role, and which paths to it.
 Scopes = Mapping[str, Sequence[tuple[str, Scope]]]
+# Comparisons of paths with patterns: a second or two.
+_MAX_EFFORT = 3_000_000
 _UNSAFE_PARTS = frozenset(("", ".", ".."))
 
 
 def check_targets(question: Question, view: RepositoryView) -> Iterator[Finding]:
     """All rules that only targets payloads know."""
-    role = view.role
+    role, targets = view.role, question.payload.signed["targets"]
     scopes = None if role.name == "targets" else _scopes(role)
-    for path, target in question.payload.signed["targets"].items():
+    if scopes is not None and _effort(scopes, len(targets)) > _MAX_EFFORT:
+        message = (
+            "too many patterns for so many paths: delegate by hash prefixes, or split the role"
+        )
+        yield refused("G2", "TARGET_OUTSIDE_DELEGATION", _TARGETS, message)
+        scopes = None
+    for path, target in targets.items():
         yield from _check_target(path, target)
         if scopes is not None and not _inside(path, role.name, scopes):
             message = f"no delegation of {role.name!r} covers this path: clients ignore it"
@@ -66,6 +74,11 @@ def _scopes(role: RoleView) -> Scopes:
         name: [(above, scope_of(payload, name)) for above, payload in delegators]
         for name, delegators in {**role.ancestry, role.name: role.delegators}.items()
     }
+
+
+def _effort(scopes: Scopes, paths: int) -> int:
+    """How many comparisons the paths of a payload may cost, whoever wrote it or its delegators."""
+    return sum(scope.effort(paths) for delegators in scopes.values() for _, scope in delegators)
 
 
 def _inside(path: str, role: str, scopes: Scopes) -> bool:

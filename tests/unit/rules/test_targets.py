@@ -178,3 +178,17 @@ def test_top_level_targets_may_list_any_path() -> None:
 def test_a_custom_member_changes_nothing() -> None:
     entry = {**target(), "custom": {"anything": [1, {"at": "all"}]}}
     assert refusals(ask(targets(1, "a/b.txt"), view("targets"), bend=put(ENTRY, entry))) == []
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"), [(100, []), (20_000, ["TARGET_OUTSIDE_DELEGATION"])]
+)
+def test_g2_costs_no_more_than_a_moment(patterns: int, expected: list[str]) -> None:
+    """Whoever writes the delegation may choose patterns that fit nothing and take for ever."""
+    paths = [f"*{number}" for number in range(patterns)]
+    above = payload(delegating(1, delegation("team", "d1", paths=paths)))
+    judgement = ask(
+        targets(1, *(f"{number}0" for number in range(100))),
+        view("team", delegators=(("targets", above),)),
+    )
+    assert refusals(judgement) == expected
