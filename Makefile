@@ -81,10 +81,10 @@ bench: venv ## Measure speed and memory (FULL=1: a million records, half an hour
 system:
 	@scripts/system-packages.sh
 
-# The order of writes and flushes is read from system calls.
+# The order of writes and flushes is read from system calls; libnss3 has the second PKCS#11 module.
 .PHONY: test-tools
 test-tools: | system
-	@scripts/system-packages.sh strace
+	@scripts/system-packages.sh strace libnss3
 
 .PHONY: venv
 venv: $(VENV_STAMP) ## Make .venv with everything pinned in requirements/dev.txt

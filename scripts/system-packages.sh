@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that the Debian packages keyd needs are there: installs them as root or through sudo
 # without a password, else prints the one command to type and fails. Quiet when nothing is missing.
-# Arguments are further commands that must be there, named like their packages.
+# Arguments are further packages that must be there: libnss3, or commands named like their packages.
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -23,8 +23,14 @@ for module in "${SOFTHSM2_MODULE:-}" /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/
 done
 if [ "$found_softhsm" = no ]; then packages+=(softhsm2); fi
 
-for command in "$@"; do
-    if ! command -v "$command" >/dev/null; then packages+=("$command"); fi
+present() {
+    case $1 in
+        libnss3) compgen -G "/usr/lib/*/libsoftokn3.so" || compgen -G "/usr/lib/*/nss/libsoftokn3.so" ;;
+        *) command -v "$1" ;;
+    esac >/dev/null
+}
+for package in "$@"; do
+    if ! present "$package"; then packages+=("$package"); fi
 done
 
 if [ ${#packages[@]} -eq 0 ]; then exit 0; fi

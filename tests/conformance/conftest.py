@@ -1,4 +1,4 @@
-"""The subject of this run, opened once per test."""
+"""The subjects of this run, each opened once per test."""
 
 from __future__ import annotations
 
@@ -10,16 +10,31 @@ import pytest
 
 from keyd.backends.token import WorkerToken
 from keyd.backends.tokens import TokenFleet
-from tests.conformance.subject import NAME, Subject, configured, softhsm_subject
+from tests.conformance.nss import NSSToken, create_nss, find_softokn
+from tests.conformance.subject import NAME, Subject, configured, nss_subject, softhsm_subject
 from tests.fakes import MemoryTokenJournal
 from tests.fleets import running
 
+GIVEN = os.environ.get("KEYD_CONFORMANCE", "")
+
 
 @pytest.fixture
+def nss(tmp_path: Path) -> NSSToken:
+    """A database of NSS that no other test sees."""
+    module = find_softokn()
+    if module is None:
+        pytest.skip("no NSS softokn: install libnss3 to try the second PKCS#11 module")
+    return create_nss(module, tmp_path / "nss")
+
+
+@pytest.fixture(params=["configured"] if GIVEN else ["softhsm", "nss"])
 def subject(request: pytest.FixtureRequest) -> Subject:
-    if path := os.environ.get("KEYD_CONFORMANCE"):
-        return configured(Path(path))
-    return softhsm_subject(request.getfixturevalue("softhsm"))
+    match request.param:
+        case "softhsm":
+            return softhsm_subject(request.getfixturevalue("softhsm"))
+        case "nss":
+            return nss_subject(request.getfixturevalue("nss"))
+    return configured(Path(GIVEN))
 
 
 @pytest.fixture
