@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -39,36 +39,36 @@ def test_nothing_is_asked_or_answered_before_it_is_flushed(
         assert daemon.stop() == 0
     seen = list(read_trace(trace))
     assert len(recorder.receipts) == 100
+    after = 0
     for receipt in recorder.receipts:
-        check_order(seen, receipt)
+        after = check_order(seen, receipt, after)
 
 
-def check_order(seen: Sequence[SystemCall], receipt: Receipt) -> None:
-    digest = sha256(receipt.payload).hexdigest().encode()
-    hexadecimal = receipt.signature.hex().encode()
+def check_order(seen: Sequence[SystemCall], receipt: Receipt, after: int) -> int:
+    """Check what one signature made the daemon do; returns the place of the answer."""
 
-    def first(what: str, data: bytes, after: int = 0) -> int:
-        kinds = {
-            "recorded": lambda call: call.writes(WAL),
-            "asked": lambda call: call.name == "sendto",
-            "answered": lambda call: call.name == "sendmsg",
-        }
-        found = (
+    def first(is_kind: Callable[[SystemCall], bool], data: bytes, after: int) -> int:
+        return next(
             place
             for place, call in enumerate(seen[after:], after)
-            if kinds[what](call) and data in call.data
+            if is_kind(call) and data in call.data
         )
-        return next(found)
 
-    intent = first("recorded", digest)
-    asked = first("asked", receipt.payload)
-    completion = first("recorded", hexadecimal, asked)
-    answered = first("answered", receipt.signature)
+    digest = sha256(receipt.payload).hexdigest().encode()
+    intent = first(recorded, digest, after)
+    asked = first(lambda call: call.name == "sendto", receipt.payload, after)
+    completion = first(recorded, receipt.signature.hex().encode(), asked)
+    answered = first(lambda call: call.name == "sendmsg", receipt.signature, after)
     assert intent < asked < completion < answered
     check_flushed(seen[intent:asked])
     check_flushed(seen[completion:answered])
     # No flush: the page cache survives the process, and a power cut only makes the anchor older.
     assert any(call.writes(ANCHOR) for call in seen[completion:answered])
+    return answered
+
+
+def recorded(call: SystemCall) -> bool:
+    return call.writes(WAL)
 
 
 def check_flushed(calls: Sequence[SystemCall]) -> None:
