@@ -42,7 +42,9 @@ class Unlock:
 
 @dataclass(frozen=True)
 class Release:
-    """A quarantine was lifted."""
+    """Quarantines were lifted, so many as there had been by then."""
+
+    quarantines: int
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ class Supervisor:
         self._ladder = Ladder(config, self._link, ask, self.holdings, pins)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._quarantined = False
+        self._quarantines = 0
+        self._recording = threading.Lock()  # of quarantines and releases, one after the other
         self._sessions = 1
         self._delay_s = 0.0
         self._due = 0.0
@@ -115,17 +117,26 @@ class Supervisor:
 
     def quarantine(self, reason: str) -> None:
         """Stop using the token at once: a worker that is killed signs nothing more."""
+        self._stop_using(reason)
+        with self._recording:
+            # Once more: a release that was under way may have been served in between.
+            self._stop_using(reason)
+            self._journal.record_quarantine(self._config.name, reason)
+
+    def release(self) -> None:
+        """Lift the quarantine as it is now: one that begins later stays."""
+        with self._recording:
+            lifted = self._quarantines
+            self._journal.record_quarantine(self._config.name, None)
+        self._inbox.put(Release(lifted))
+
+    def _stop_using(self, reason: str) -> None:
         with self._board.lock:
             self._quarantined = True
+            self._quarantines += 1
             self._board.enter(TokenState.QUARANTINED, reason)
             self.queue.refuse(self._refusal)
         self._link.kill()
-        self._journal.record_quarantine(self._config.name, reason)
-
-    def release(self) -> None:
-        """Lift a quarantine."""
-        self._journal.record_quarantine(self._config.name, None)
-        self._inbox.put(Release())
 
     def watch(self, now: float) -> None:
         """The watchdog's look: end a hung worker, free the callers of a slow recovery."""
@@ -195,8 +206,7 @@ class Supervisor:
         match message:
             case Unlock():
                 self._answer_unlock(message)
-            case Release() if self._quarantined:
-                self._quarantined = False
+            case Release() if self._lift(message.quarantines):
                 self._recover("released from quarantine")
             case _ if self._quarantined:
                 self._link.end()
@@ -210,6 +220,13 @@ class Supervisor:
                 self._look_after()
             case None:
                 self._look()
+
+    def _lift(self, quarantines: int) -> bool:
+        """Whether a release lifted a quarantine: not one that began after it was asked for."""
+        with self._board.lock:
+            lifted = self._quarantined and quarantines == self._quarantines
+            self._quarantined = self._quarantined and not lifted
+            return lifted
 
     def _look(self) -> None:
         """What is due: the next try of a token that is away, a look at one that is here."""

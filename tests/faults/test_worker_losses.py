@@ -407,6 +407,25 @@ def test_a_worker_that_talks_nonsense_is_replaced(
         sign_one(token, make_key(token, journal))
 
 
+def test_a_quarantine_outlives_the_release_before_it(
+    softhsm: SoftHSMToken, journal: MemoryTokenJournal
+) -> None:
+    """An operator's second thought counts, however long the first one takes to be served."""
+    with running(config_for(softhsm), journal=journal) as fleet:
+        token = fleet.get(softhsm.label)
+        for attempt in range(3):
+            token.quarantine("first")
+            token.release()
+            token.quarantine(f"second {attempt}")
+        # Behind everything above in the token's own thread.
+        with pytest.raises(BackendUnavailable, match="TOKEN_QUARANTINED"):
+            token.unlock(None, PATIENCE_S)
+        assert token.status().state is TokenState.QUARANTINED
+        assert journal.quarantined(softhsm.label) == "second 2"
+        token.release()
+        wait_for_state(token, TokenState.ONLINE)
+
+
 def test_quarantine_stops_at_once_and_survives_restarts(
     shim: Shim, journal: MemoryTokenJournal
 ) -> None:
