@@ -91,6 +91,7 @@ def generate(
     try:
         found = backend.generate(spec, cka_id, name, deadline.remaining_s())
         failpoint(Failpoint.KEY_AFTER_GENERATE)
+        _fitting(found, cka_id)
         key = _registered(
             world,
             found,
@@ -131,15 +132,13 @@ def adopt_key(
     _check_new(name, content)
     deadline = Deadline(world.clock, timeout_s)
     found = world.tokens.get(token).find(cka_id, deadline.remaining_s())
-    if not found.healthy or found.scheme is None:
-        problem = found.problem or "keyd knows no scheme for this kind of key"
-        raise InvalidRequest("KEY_UNFIT", f"the key pair cannot be adopted: {problem}")
+    usual = _fitting(found, cka_id)
     key = _registered(
         world,
         found,
         name=name,
         token=token,
-        scheme=scheme or found.scheme,
+        scheme=scheme or usual,
         content=content,
         origin=Origin.ADOPTED,
     )
@@ -151,6 +150,19 @@ def adopt_key(
     _prove_possession(world, key, deadline)
     world.ledger.transact(_register(world, caller.principal, key, waived=found.waived))
     return key
+
+
+def _fitting(found: FoundKey, cka_id: bytes) -> Scheme:
+    """The scheme of a usable pair; a worker's answer is not believed for its own sake.
+
+    Raises: InvalidRequest (KEY_UNFIT).
+    """
+    if found.cka_id == cka_id and found.healthy and found.scheme is not None:
+        return found.scheme
+    problem = found.problem or "keyd knows no scheme for this kind of key"
+    if found.cka_id != cka_id:
+        problem = "the token answered about another pair"
+    raise InvalidRequest("KEY_UNFIT", f"the key pair cannot be used: {problem}")
 
 
 def _check_new(name: str, content: Content) -> None:

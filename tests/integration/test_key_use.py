@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keyd.domain import public_keys
 from keyd.domain.keys import Content, KeySpec, Scheme
+from keyd.domain.tokens import FoundKey
 from keyd.errors import InvalidRequest, NotAllowed, PolicyViolation
 from keyd.services.audit import ensure_log_key, sign_checkpoint
 from keyd.services.key_creation import LOG_KEY_NAME, adopt_key
 from keyd.services.opaque import OpaqueRequest, sign_opaque
 from keyd.services.repositories import bootstrap
 from keyd.services.world import World
+from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.worlds import (
     ADMIN,
     ROOT_KEYS,
@@ -137,3 +140,22 @@ def test_no_repository_begins_with_an_opaque_key_called_foreign(world: World) ->
             development=False,
         )
     assert refused.value.reason == "KEY_CONTENT_MISMATCH"
+
+
+@pytest.mark.parametrize(
+    "lie", [{"healthy": False, "problem": "CKA_EXTRACTABLE is not false"}, {"cka_id": b"other"}]
+)
+def test_a_key_that_is_not_what_was_asked_for_is_not_registered(
+    tmp_path: Path, lie: dict[str, Any]
+) -> None:
+    class LyingToken(SoftwareToken):
+        def generate(self, *asked: Any) -> FoundKey:
+            return replace(super().generate(*asked), **lie)
+
+    clock = TestClock()
+    world = open_world(tmp_path, clock=clock, tokens=FakeTokens(LyingToken("soft", clock)))
+    with pytest.raises(InvalidRequest) as refused:
+        make_key(world, "odd")
+    assert refused.value.reason == "KEY_UNFIT"
+    assert world.ledger.read(lambda view: view.key("odd")) is None
+    assert not world.ledger.read(lambda view: view.open_intents())
