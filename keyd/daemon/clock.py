@@ -12,8 +12,12 @@ from keyd.errors import BackendUnavailable
 from keyd.ports import Ledger
 
 JUMP_S = 300.0
+# Smaller steps may add up to this share of the time that passed, and to JUMP_S besides.
+_DRIFT = 0.01
 # Nothing signed by this code can be older than the code.
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+# Where the calendar of `expires` ends (TUF 4.2.3).
+_LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 def _boot_seconds() -> float:
@@ -24,9 +28,9 @@ def _boot_seconds() -> float:
 class SystemClock:
     """Wall clock checked against the time since boot; safe between threads.
 
-    A step of more than five minutes between two looks is refused until keyd is started again:
-    every expiry that is judged meanwhile would be judged by an unknown time. Slewing by NTP is no
-    step.
+    A step of more than five minutes between two looks is refused until the step is undone or keyd
+    is started again: every expiry that is judged meanwhile would be judged by an unknown time. So
+    are smaller steps that add up. Slewing by NTP is no step.
     """
 
     def __init__(
@@ -37,25 +41,38 @@ class SystemClock:
         self._wall = wall
         self._since_boot = since_boot
         self._lock = threading.Lock()
-        self._seen = wall(), since_boot()
+        self._first = self._seen = wall(), since_boot()
 
     def now(self) -> datetime:
-        """Current UTC time. Raises: BackendUnavailable (CLOCK_JUMPED, CLOCK_BEFORE_BUILD)."""
+        """Current UTC time.
+
+        Raises: BackendUnavailable (CLOCK_JUMPED, CLOCK_BEFORE_BUILD, CLOCK_BEYOND_CALENDAR).
+        """
         with self._lock:
             wall, since_boot = self._wall(), self._since_boot()
-            step = (wall - self._seen[0]) - (since_boot - self._seen[1])
-            if abs(step) > JUMP_S:
-                raise BackendUnavailable(
-                    "CLOCK_JUMPED",
-                    f"the system clock jumped by {step:+.0f} s; set it right, then restart keyd",
-                )
+            self._check_steps(wall, since_boot)
             self._seen = wall, since_boot
-        now = datetime.fromtimestamp(wall, UTC)
-        if now < EARLIEST:
+        if wall < EARLIEST.timestamp():
             raise BackendUnavailable(
-                "CLOCK_BEFORE_BUILD", f"the system clock says {now:%Y-%m-%d}; set it right"
+                "CLOCK_BEFORE_BUILD",
+                f"the system clock is before {EARLIEST:%Y-%m-%d}; set it right",
             )
-        return now
+        if wall > _LATEST.timestamp():
+            raise BackendUnavailable(
+                "CLOCK_BEYOND_CALENDAR", "the system clock is past the year 9999; set it right"
+            )
+        return datetime.fromtimestamp(wall, UTC)
+
+    def _check_steps(self, wall: float, since_boot: float) -> None:
+        step = (wall - self._seen[0]) - (since_boot - self._seen[1])
+        passed = since_boot - self._first[1]
+        total = (wall - self._first[0]) - passed
+        if abs(step) > JUMP_S or abs(total) > JUMP_S + _DRIFT * passed:
+            raise BackendUnavailable(
+                "CLOCK_JUMPED",
+                f"the system clock jumped by {max(step, total, key=abs):+.0f} s; set it right, "
+                "then restart keyd",
+            )
 
     def monotonic(self) -> float:
         """Seconds that never go back."""

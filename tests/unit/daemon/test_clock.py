@@ -57,6 +57,51 @@ def test_slewing_is_no_step() -> None:
     assert hands.wall - NOON - (hands.boot - 1000) > 300
 
 
+@pytest.mark.parametrize("step", [299.0, -299.0, 61.0, -61.0])
+def test_small_steps_do_not_add_up(step: float) -> None:
+    hands = Hands()
+    believed = [0.0]
+
+    def walk() -> None:
+        for second in range(1, 100):
+            hands.move(1 + step, 1)
+            believed.append(hands.clock.now().timestamp() - NOON - second)
+
+    with pytest.raises(BackendUnavailable, match="CLOCK_JUMPED"):
+        walk()
+    assert 0 < max(map(abs, believed)) <= 301
+
+
+def test_a_small_step_now_and_then_is_no_jump() -> None:
+    """A paused machine that is set right after each of its nightly backups."""
+    hands = Hands()
+    for _ in range(365):
+        hands.move(86_400 + 120, 86_400)
+        hands.clock.now()
+
+
+@pytest.mark.parametrize(
+    ("wall", "reason"),
+    [
+        (-1e18, "CLOCK_BEFORE_BUILD"),
+        (-1.0, "CLOCK_BEFORE_BUILD"),
+        (0.0, "CLOCK_BEFORE_BUILD"),
+        (253_402_300_800.0, "CLOCK_BEYOND_CALENDAR"),
+        (1e18, "CLOCK_BEYOND_CALENDAR"),
+    ],
+)
+def test_a_time_out_of_the_calendar_is_refused(wall: float, reason: str) -> None:
+    clock = SystemClock(lambda: wall, lambda: 1000.0)
+    with pytest.raises(BackendUnavailable, match=reason):
+        clock.now()
+
+
+@pytest.mark.parametrize("wall", [2**31 - 1.0, 2**31 + 0.0, 2**32 + 0.0, 253_402_300_799.0])
+def test_counters_may_overflow_elsewhere(wall: float) -> None:
+    clock = SystemClock(lambda: wall, lambda: 1000.0)
+    assert clock.now().timestamp() == wall
+
+
 def test_a_clock_before_the_program_is_refused() -> None:
     hands = Hands()
     hands.wall = EARLIEST.timestamp() - 1
