@@ -200,6 +200,8 @@ class RepositoryView:
     - `targets_material`, `delegated_material`: fingerprints that accepted metadata has ever listed
       for top-level targets, and for any delegated role. What `trusted_root` and `targets` list now
       is looked up in them and need not be repeated.
+    - `delegated_elsewhere`: roles that the payload delegates anew and another role delegates
+      already, with that role's name; bins by their name prefix.
     - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED).
     - `in_recovery`: a recorded fast-forward recovery is under way; referenced versions may go down.
     """
@@ -220,6 +222,7 @@ class RepositoryView:
     other_content: Mapping[str, str] = field(default_factory=dict)
     targets_material: frozenset[str] = frozenset()
     delegated_material: frozenset[str] = frozenset()
+    delegated_elsewhere: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
     in_recovery: bool = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from keyd.domain.delegations import delegates, key_materials
+from keyd.domain.delegations import Delegates, delegates, key_materials
 from keyd.domain.keys import Content, KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Repository, Role
@@ -75,6 +75,7 @@ def gather(
         other_content=_other_content(view, listed),
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
         delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
+        delegated_elsewhere=_delegated_elsewhere(view, role, payload),
         unusable=_unusable(view, repository.name, listed) if role.name == "root" else frozenset(),
     )
 
@@ -199,6 +200,20 @@ def _other_content(view: View, listed: Iterable[str]) -> Mapping[str, str]:
     return {
         key.fingerprint: key.content.value for key in held if key and key.content is not Content.TUF
     }
+
+
+def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
+    """New names only: what was accepted once is a fact. A prefix stands for its first bin."""
+    if role.name in ("root", "snapshot", "timestamp"):
+        return {}
+    now, before = delegates(payload), trusted(view, role.repository, role.name)
+    known = delegates(before) if before is not None else Delegates()
+    asked = {name: name for name in now.names - known.names}
+    if now.bins is not None and now.bins != known.bins:
+        asked[now.bins.name_prefix] = f"{now.bins.name_prefix}-{'0' * now.bins.suffix_length}"
+    found = {name: view.delegators_of(role.repository, asked[name]) for name in sorted(asked)}
+    others = {name: [d for d in found[name] if d != role.name] for name in found}
+    return {name: delegators[0] for name, delegators in others.items() if delegators}
 
 
 def _unusable(view: View, repository: str, listed: Iterable[str]) -> frozenset[str]:

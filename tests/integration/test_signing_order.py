@@ -283,3 +283,36 @@ def test_repository_is_active_after_its_first_root(world: World) -> None:
     assert existing_repository(world, "demo").state == "BOOTSTRAP"
     author.publish_root(author.root(), "root-1", "root-2")
     assert existing_repository(world, "demo").state == "ACTIVE"
+
+
+def test_nobody_blocks_a_role_by_delegating_it_too(world: World) -> None:
+    """It would need the keys of both delegators from then on."""
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("alpha", "mallory", "sly")}
+    delegated = {"alpha": (1, ["alpha"]), "mallory": (1, ["mallory"])}
+    author.sign("targets", "targets", author.delegating(2, **delegated))
+    with pytest.raises(PolicyViolation) as refused:
+        author.sign("mallory", "mallory", author.delegating(1, alpha=(1, ["sly"])))
+    assert refused.value.reason == "DELEGATION_NAME_INVALID"
+    assert author.sign("alpha", "alpha", author.targets(1)).accepted
+    # Whoever has it keeps it, and a name that is squatted on is told before it is given away.
+    assert author.sign("targets", "targets", author.delegating(3, **delegated)).accepted
+    author.sign("mallory", "mallory", author.delegating(1, late=(1, ["sly"])))
+    with pytest.raises(PolicyViolation, match="'mallory' delegates this role"):
+        author.sign("targets", "targets", author.delegating(4, **delegated, late=(1, ["alpha"])))
+
+
+def test_bins_are_delegated_by_one_role(world: World) -> None:
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("bins", "mallory", "sly")}
+    binned = author.delegating(2, mallory=(1, ["mallory"]))
+    author.sign("targets", "targets", binned)
+    listed = {
+        "keys": author.key_objects("bins"),
+        "succinct_roles": {**author.listing(1, "bins"), "bit_length": 4, "name_prefix": "bin"},
+    }
+    author.sign("mallory", "mallory", author.targets(1, delegations=listed))
+    for version, name in ((3, "bin-0"), (4, "bin-f")):
+        with pytest.raises(PolicyViolation) as refused:
+            author.sign("targets", "targets", author.delegating(version, **{name: (1, ["sly"])}))
+        assert refused.value.reason == "DELEGATION_NAME_INVALID"

@@ -33,6 +33,7 @@ def check_delegations(question: Question, view: RepositoryView) -> Iterator[Find
         yield invalid("G3", "DELEGATION_SCOPE_INVALID", _DELEGATIONS, message)
     yield from _check_keys(question, view, roles, succinct)
     yield from _check_names(roles)
+    yield from _check_taken(roles, succinct, view)
     for index, role in enumerate(roles):
         yield from _check_scope(role, (_ROLES, index))
     yield from _check_order(roles, view)
@@ -75,6 +76,23 @@ def _check_names(roles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             yield invalid("G3", "DELEGATION_NAME_INVALID", path, message)
         seen.add(name)
         yield from check_role_name(name, path)
+
+
+def _check_taken(
+    roles: Sequence[Mapping[str, Any]], succinct: Any, view: RepositoryView
+) -> Iterator[Finding]:
+    """A role delegated twice needs the keys of both delegators, so either could block the other.
+
+    Imported repositories are only warned: clients may know both ways already.
+    """
+    names = [(((_ROLES, index), "name"), role["name"]) for index, role in enumerate(roles)]
+    if succinct is not None:
+        names.append(((_SUCCINCT, "name_prefix"), succinct["name_prefix"]))
+    for path, name in names:
+        owner = view.delegated_elsewhere.get(name)
+        if owner is not None:
+            message = f"{owner!r} delegates this role: choose another name, or have it drop that"
+            yield graded(view.imported, "G3", "DELEGATION_NAME_INVALID", path, message)
 
 
 def _check_scope(role: Mapping[str, Any], path: Path) -> Iterator[Finding]:

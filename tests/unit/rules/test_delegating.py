@@ -61,6 +61,20 @@ def test_g3_g5_names(name: str, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("signed", "pointer"),
+    [(two(), f"{ROLES}/1/name"), (succinct(), "/delegations/succinct_roles/name_prefix")],
+)
+@pytest.mark.parametrize("imported", [False, True])
+def test_g3_no_role_has_two_masters(signed: Signed, pointer: str, imported: bool) -> None:
+    taken = {"two": "mallory", "bin": "mallory"}
+    judgement = ask(signed, view("targets", delegated_elsewhere=taken, imported=imported))
+    expected = ["DELEGATION_NAME_INVALID"]
+    assert (warnings if imported else refusals)(judgement) == expected
+    assert judgement.findings[0].pointer == pointer
+    assert not judgement.findings[0].malformed
+
+
+@pytest.mark.parametrize(
     ("bend", "refused", "warned"),
     [
         (drop(f"{ROLES}/1/paths"), ["DELEGATION_SCOPE_INVALID"], []),
