@@ -204,7 +204,10 @@ class Transaction(View, Protocol):
         """Replace what `delegator`'s accepted metadata delegates."""
 
     def put_reservation(self, reservation: Reservation, payload: bytes) -> None:
-        """Insert, or update its state; (repository, role, epoch, version) is unique: the lock."""
+        """Insert, or update its state; (repository, role, epoch, version) is unique: the lock.
+
+        A new one raises the role's high-water mark, and the revisions of role and repository.
+        """
 
     def put_signature(self, reservation: Reservation, signature: StoredSignature) -> None: ...
 

@@ -41,6 +41,7 @@ _FORMAT = 1
 Line = dict[str, Any]
 _SYNC_S = 1.0
 _REWRITE_BYTES = 4 << 20
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass
@@ -101,7 +102,7 @@ def _assemble(raw: list[bytes]) -> AnchorState:
 
 
 def _render(line: Line) -> bytes:
-    body = json.dumps(line, separators=(",", ":"), ensure_ascii=False)[:-1].encode()
+    body = _encode(line)[:-1].encode()
     return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 
@@ -170,6 +171,7 @@ class Anchor:
     ) -> None:
         """Write the file anew with `state`. Raises: OSError."""
         self.directory = directory
+        self._path = str(directory / FILE)
         self.state = state
         self._lock = lock
         self._monotonic = monotonic
@@ -228,7 +230,7 @@ class Anchor:
     def _in_place(self) -> bool:
         """Whether the file still lies under its name."""
         try:
-            return os.path.samestat(os.fstat(self._descriptor), (self.directory / FILE).lstat())
+            return os.path.samestat(os.fstat(self._descriptor), os.lstat(self._path))
         except FileNotFoundError:
             return False
 

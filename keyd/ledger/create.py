@@ -164,6 +164,6 @@ def _genesis(
             },
         )
     )
-    frontier = log.flush()
+    frontier = transaction.flush()
     connection.execute("COMMIT")
     return frontier.root()

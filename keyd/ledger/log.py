@@ -114,21 +114,25 @@ class PendingLog:
                 nodes.append((position, node))
                 position += 1
         leaves = [(leaf.index, leaf.data, leaf.leaf_hash) for _, leaf in self._pending]
-        _insert_many(self._connection, "leaves", leaves)
-        _insert_many(self._connection, "nodes", nodes)
+        insert_many(self._connection, "leaves", leaves)
+        insert_many(self._connection, "nodes", nodes)
         return frontier
 
 
-def _insert_many(
-    connection: sqlite3.Connection, table: str, rows: Sequence[tuple[int | bytes, ...]]
+def insert_many(
+    connection: sqlite3.Connection,
+    table: str,
+    rows: Sequence[tuple[int | str | bytes, ...]],
+    tail: str = "",
 ) -> None:
+    """Insert whole rows in few statements; `tail` ends each, e.g. ON CONFLICT."""
     start = 0
     for chunk in _CHUNKS:
         while len(rows) - start >= chunk:
             part = rows[start : start + chunk]
             marks = f"({', '.join('?' * len(part[0]))})"
             connection.execute(
-                f"INSERT INTO {table} VALUES {', '.join([marks] * chunk)}",  # noqa: S608 - constants
+                f"INSERT INTO {table} VALUES {', '.join([marks] * chunk)} {tail}",  # noqa: S608 - constants
                 [value for row in part for value in row],
             )
             start += chunk

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from keyd.ledger.database import connect_reader
 from keyd.ledger.log import StoredLog
-from keyd.ledger.view import SqliteView
+from keyd.ledger.view import Snapshot, SqliteView
 
 T = TypeVar("T")
 # Connections kept open between reads; more are opened while needed.
@@ -34,7 +34,7 @@ class Readers:
         except IndexError:
             connection = connect_reader(self._path)
         log = StoredLog(connection)
-        view = SqliteView(connection, log)
+        view = Snapshot(connection, log)
         try:
             connection.execute("BEGIN")
             return work(view, log)

@@ -184,7 +184,7 @@ class _Repair:
             transaction.put_lost(_lost(rise, leaf))
         transaction.put_origin(origin)
         transaction.put_setting(ANCHOR_SETTING, "" if self._anchor is None else str(self._anchor))
-        log.flush()
+        transaction.flush()
         self._connection.execute("COMMIT")
         return Repaired(str(refusal or ""), raised, leaf, origin, previous)
 

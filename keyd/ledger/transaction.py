@@ -24,6 +24,7 @@ from keyd.domain.records import (
 from keyd.errors import AlreadyExists, StateCorrupt
 from keyd.ledger import codec
 from keyd.ledger.codec import time_text
+from keyd.ledger.deferred import INTENTS, REQUESTS
 from keyd.ledger.log import StoredLog
 from keyd.ledger.marks import Mark
 from keyd.ledger.versions import VersionWriting
@@ -40,12 +41,25 @@ ON CONFLICT (repository, name) DO UPDATE SET epoch = excluded.epoch,
     high_water = excluded.high_water, trusted_version = excluded.trusted_version,
     trusted_digest = excluded.trusted_digest, rules = excluded.rules, revision = revision + 1
 """
+_DROP_DELEGATION = (
+    "DELETE FROM delegations WHERE repository = ? AND delegator = ? AND role = ? "
+    "AND bit_length = ? AND fingerprint = ?"
+)
+_ADD_DELEGATION = "INSERT INTO delegations VALUES (?, ?, ?, ?, ?)"
 
 
 class SqliteTransaction(VersionWriting):
-    """One group's transaction; `note` is the checkpoint it stores, for the anchor."""
+    """One group's transaction; `note` is the checkpoint it stores, for the anchor.
+
+    Some rows wait for `flush`, which everybody who commits calls first.
+    """
 
     note = ""
+
+    def flush(self) -> merkle.Frontier:
+        """Write what was put off and the log's new leaves; return the frontier of the whole log."""
+        self._deferred.flush()
+        return self._pending.flush()
 
     def append(self, entry: Entry) -> int:
         return self._pending.append(entry)
@@ -62,6 +76,7 @@ class SqliteTransaction(VersionWriting):
         token is another key's.
         """
         found = self.key(key.name)
+        self._keys.clear()
         if found is None:
             self._insert_key(key)
         elif replace(found, state=key.state) == key:
@@ -100,7 +115,8 @@ class SqliteTransaction(VersionWriting):
     def put_delegations(
         self, repository: str, delegator: str, delegations: Sequence[Delegation]
     ) -> None:
-        # Thousands of bins rarely change at once: write the difference only.
+        # Thousands of bins rarely change at once, and most payloads delegate nothing: write the
+        # difference only.
         before = set(
             self._execute(
                 "SELECT role, bit_length, fingerprint FROM delegations "
@@ -109,15 +125,9 @@ class SqliteTransaction(VersionWriting):
             ).fetchall()
         )
         after = {(d.role, d.bit_length, d.fingerprint) for d in delegations}
-        self._connection.executemany(
-            "DELETE FROM delegations WHERE repository = ? AND delegator = ? AND role = ? "
-            "AND bit_length = ? AND fingerprint = ?",
-            [(repository, delegator, *row) for row in before - after],
-        )
-        self._connection.executemany(
-            "INSERT INTO delegations VALUES (?, ?, ?, ?, ?)",
-            [(repository, delegator, *row) for row in after - before],
-        )
+        for sql, rows in ((_DROP_DELEGATION, before - after), (_ADD_DELEGATION, after - before)):
+            if rows:
+                self._connection.executemany(sql, [(repository, delegator, *row) for row in rows])
 
     # --- repositories and roles ---------------------------------------------------------------
 
@@ -152,19 +162,16 @@ class SqliteTransaction(VersionWriting):
                 "rules": None if role.rules is None else codec.rules_text(role.rules),
             },
         )
-        self._execute(
-            "UPDATE repositories SET revision = revision + 1 WHERE name = ?", (role.repository,)
-        )
+        self._deferred.changed(role.repository)
+        self._roles.pop((role.repository, role.name), None)
         if role.high_water:
             self.marks.append(Mark(role.repository, role.name, role.epoch, role.high_water, ""))
 
     # --- requests and token calls -------------------------------------------------------------
 
     def put_request(self, record: RequestRecord) -> None:
-        self._execute(
-            "INSERT INTO requests VALUES (?, ?, ?, ?, ?) ON CONFLICT (principal, request_id) "
-            "DO UPDATE SET body_digest = excluded.body_digest, outcome = excluded.outcome, "
-            "at = excluded.at",
+        self._deferred.put(
+            REQUESTS,
             (
                 record.principal,
                 record.request_id,
@@ -173,6 +180,10 @@ class SqliteTransaction(VersionWriting):
                 time_text(record.at),
             ),
         )
+
+    def request(self, principal: str, request_id: str) -> RequestRecord | None:
+        self._deferred.write(REQUESTS)
+        return super().request(principal, request_id)
 
     def put_opaque(self, record: OpaqueSignature) -> None:
         """Insert, or add the signature; a recorded signature stays."""
@@ -184,9 +195,8 @@ class SqliteTransaction(VersionWriting):
         )
 
     def put_intent(self, intent: Intent) -> None:
-        self._execute(
-            "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (leaf) DO UPDATE SET state = excluded.state",
+        self._deferred.put(
+            INTENTS,
             (
                 intent.leaf,
                 intent.kind.value,
@@ -196,6 +206,10 @@ class SqliteTransaction(VersionWriting):
                 intent.state.value,
             ),
         )
+
+    def open_intents(self) -> tuple[Intent, ...]:
+        self._deferred.write(INTENTS)
+        return super().open_intents()
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint of entries that are committed already.

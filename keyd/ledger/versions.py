@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple, TypedDict
 
 from keyd.domain.audit import Event
-from keyd.domain.records import Reservation, ReservationState, StoredSignature, VersionRecord
+from keyd.domain.keys import Key
+from keyd.domain.records import (
+    Repository,
+    Reservation,
+    ReservationState,
+    Role,
+    StoredSignature,
+    VersionRecord,
+)
 from keyd.errors import AlreadyExists, Equivocation, PolicyViolation, StateCorrupt
 from keyd.ledger import codec
 from keyd.ledger.codec import time_text
+from keyd.ledger.deferred import VERSIONS, Deferred
 from keyd.ledger.log import PendingLog
 from keyd.ledger.marks import Mark
 from keyd.ledger.view import SqliteView
@@ -72,6 +82,14 @@ class _Standing(NamedTuple):
     lost: str | None
 
 
+class Point(NamedTuple):
+    """How many leaves, marks and deferred rows a transaction had."""
+
+    leaves: int
+    marks: int
+    rows: int
+
+
 class VersionWriting(SqliteView):
     """The part of a transaction that binds versions; `marks` collects the marks it raises."""
 
@@ -79,10 +97,53 @@ class VersionWriting(SqliteView):
         super().__init__(connection, log)
         self._connection = connection
         self._pending = log
+        self._deferred = Deferred(connection)
+        self._roles: dict[tuple[str, str], Role | None] = {}
+        self._keys: dict[str, Key | None] = {}
+        # Reservations whose state was changed, with role and version: they hold what they name.
+        self._advanced: set[tuple[object, ...]] = set()
         self.marks: list[Mark] = []
 
+    def point(self) -> Point:
+        """Where a piece begins, for `back_to`."""
+        return Point(self._pending.size(), len(self.marks), self._deferred.size())
+
+    def back_to(self, point: Point) -> None:
+        """Forget what a piece left outside SQLite, which rolled the rest back."""
+        self._pending.truncate(point.leaves)
+        del self.marks[point.marks :]
+        self._deferred.truncate(point.rows)
+        self._roles.clear()
+        self._keys.clear()
+        self._advanced.clear()
+
+    def key(self, name: str) -> Key | None:
+        """As `role`: one key signs most of a group."""
+        if name not in self._keys:
+            self._keys[name] = super().key(name)
+        return self._keys[name]
+
+    def role(self, repository: str, role: str) -> Role | None:
+        """Every piece of a group looks at the same few delegators: each is read once."""
+        named = (repository, role)
+        if named not in self._roles:
+            self._roles[named] = super().role(repository, role)
+        return self._roles[named]
+
+    def repository(self, name: str) -> Repository | None:
+        found = super().repository(name)
+        if found is None or not self._deferred.has_changed(name):
+            return found
+        return replace(found, revision=found.revision + 1)
+
+    def versions(
+        self, repository: str, wanted: Iterable[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], VersionRecord]:
+        self._deferred.write(VERSIONS)
+        return super().versions(repository, wanted)
+
     def put_reservation(self, reservation: Reservation, payload: bytes) -> None:
-        """Insert, or update the state; a new one raises the role's high-water mark and revision.
+        """Insert, or update the state; a new one raises the role's mark, and both revisions.
 
         A version to be signed here must be above the mark, unless it was imported with the same
         payload or its reservation was voided. One that a METADATA_IMPORTED leaf announces was
@@ -98,6 +159,7 @@ class VersionWriting(SqliteView):
             "state": reservation.state.value,
         }
         if reservation.state is not ReservationState.RESERVED and self._changes(_ADVANCE, known):
+            self._advanced.add(_bound(reservation))
             return
         standing = self._raise_mark(reservation)
         if standing is not None and standing.reserved:
@@ -108,15 +170,22 @@ class VersionWriting(SqliteView):
             _check_repeatable(reservation, standing)
         self._put_payload(reservation.digest, payload)
         self._insert_reservation(reservation)
+        self._deferred.changed(reservation.repository)
 
     def _raise_mark(self, by: Reservation | VersionRecord) -> _Standing | None:
         """Raise the role's mark to this version; if it was used already, tell what is recorded.
+
+        None also when this transaction advanced the reservation of the same bytes.
 
         Raises: as `_standing`.
         """
         about = _named(by)
         # Also for the mark's own version: after a void it is bound to another payload.
         self.marks.append(Mark(by.repository, by.role, by.epoch, by.version, by.digest))
+        known = self.role(by.repository, by.role)
+        if known is not None and known.epoch == by.epoch and known.high_water >= by.version:
+            return None if _bound(by) in self._advanced else self._standing(by)
+        self._roles.pop((by.repository, by.role), None)
         if self._changes(_RAISE_MARK, about):
             return None
         standing = self._standing(by)
@@ -150,6 +219,7 @@ class VersionWriting(SqliteView):
         Raises: Equivocation when the version is bound to another payload, StateCorrupt when the
         role is in another epoch.
         """
+        self._deferred.write(VERSIONS)
         standing = _Standing(*self._execute(_STANDING, _named(by)).fetchone())
         for bound in (standing.reserved, standing.recorded, standing.lost):
             if bound and by.digest and bound != by.digest:
@@ -216,14 +286,8 @@ class VersionWriting(SqliteView):
         """
         self._raise_mark(record)
         file = record.file
-        self._execute(
-            "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (repository, role, epoch, version) DO UPDATE SET "
-            "digest = iif(digest = '', excluded.digest, digest), "
-            "accepted = max(accepted, excluded.accepted), "
-            "imported = max(imported, excluded.imported), "
-            "length = coalesce(excluded.length, length), "
-            "hashes = coalesce(excluded.hashes, hashes)",
+        self._deferred.put(
+            VERSIONS,
             (
                 record.repository,
                 record.role,
@@ -255,6 +319,10 @@ def _named(about: Reservation | VersionRecord) -> _About:
         "epoch": about.epoch,
         "version": about.version,
     }
+
+
+def _bound(about: Reservation | VersionRecord) -> tuple[object, ...]:
+    return about.repository, about.role, about.epoch, about.version, about.digest
 
 
 def _invariant(message: str) -> StateCorrupt:

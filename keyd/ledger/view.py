@@ -6,7 +6,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from keyd.domain.audit import Checkpoint, Leaf
 from keyd.domain.delegations import Succinct
@@ -33,21 +33,38 @@ from keyd.ledger.log import PendingLog, StoredLog, ended
 
 T = TypeVar("T")
 
+# Whole statements, made once: SQLite's cache and a snapshot's memory look them up by their text.
 _KEY = (
     "SELECT name, token, cka_id, scheme, public_der, content, state, origin, created_at, rsa_bits, "
     "fingerprint FROM keys"
 )
+_KEY_NAMED = f"{_KEY} WHERE name = ?"
+_KEY_OF_MATERIAL = f"{_KEY} WHERE fingerprint = ?"
 _REPOSITORY = (
     "SELECT name, state, development, imported, created_at, intended_root, revision "
     "FROM repositories"
 )
+_REPOSITORY_NAMED = f"{_REPOSITORY} WHERE name = ?"
 _ROLE = (
     "SELECT repository, name, epoch, high_water, trusted_version, trusted_digest, rules, revision "
     "FROM roles"
 )
+_ROLE_NAMED = f"{_ROLE} WHERE repository = ? AND name = ?"
 _RESERVATION = (
     "SELECT repository, role, epoch, version, digest, required, state, leaf, created_at "
     "FROM reservations"
+)
+_RESERVATION_OF_VERSION = (
+    f"{_RESERVATION} WHERE repository = ? AND role = ? AND epoch = ? AND version = ? "
+    "AND state <> 'VOIDED'"
+)
+_DELEGATORS = (
+    "SELECT DISTINCT delegator FROM delegations "
+    "WHERE repository = ? AND role = ? AND bit_length = 0"
+)
+_BINS = (
+    "SELECT DISTINCT delegator, role, bit_length FROM delegations "
+    "WHERE repository = ? AND bit_length > 0"
 )
 _INTENT = "SELECT leaf, kind, key, subject, digest, state FROM intents"
 # A version is known when it was accepted or imported, or is reserved here. One statement looks up
@@ -108,10 +125,10 @@ class SqliteView:
     # --- keys ---------------------------------------------------------------------------------
 
     def key(self, name: str) -> Key | None:
-        return self._one(codec.key_of, f"{_KEY} WHERE name = ?", name)
+        return self._one(codec.key_of, _KEY_NAMED, name)
 
     def key_by_fingerprint(self, fingerprint: str) -> Key | None:
-        return self._one(codec.key_of, f"{_KEY} WHERE fingerprint = ?", fingerprint)
+        return self._one(codec.key_of, _KEY_OF_MATERIAL, fingerprint)
 
     def keys(self) -> tuple[Key, ...]:
         return self._all(codec.key_of, f"{_KEY} ORDER BY name")
@@ -134,18 +151,10 @@ class SqliteView:
         )
 
     def delegators_of(self, repository: str, role: str) -> tuple[str, ...]:
-        named = self._execute(
-            "SELECT DISTINCT delegator FROM delegations "
-            "WHERE repository = ? AND role = ? AND bit_length = 0",
-            (repository, role),
-        ).fetchall()
-        bins = self._execute(
-            "SELECT DISTINCT delegator, role, bit_length FROM delegations "
-            "WHERE repository = ? AND bit_length > 0",
-            (repository,),
-        ).fetchall()
-        covering = {d for d, prefix, bits in bins if Succinct(prefix, bits).covers(role)}
-        return tuple(sorted({row[0] for row in named} | covering))
+        named = self._all(_name_of, _DELEGATORS, repository, role)
+        bins = self._all(_bins_of, _BINS, repository)
+        covering = {delegator for delegator, each in bins if each.covers(role)}
+        return tuple(sorted({*named, *covering}))
 
     def delegations_by(self, repository: str, delegator: str) -> tuple[Delegation, ...]:
         rows = self._execute(
@@ -158,15 +167,13 @@ class SqliteView:
     # --- repositories, roles, versions --------------------------------------------------------
 
     def repository(self, name: str) -> Repository | None:
-        return self._one(codec.repository_of, f"{_REPOSITORY} WHERE name = ?", name)
+        return self._one(codec.repository_of, _REPOSITORY_NAMED, name)
 
     def repositories(self) -> tuple[Repository, ...]:
         return self._all(codec.repository_of, f"{_REPOSITORY} ORDER BY name")
 
     def role(self, repository: str, role: str) -> Role | None:
-        return self._one(
-            codec.role_of, f"{_ROLE} WHERE repository = ? AND name = ?", repository, role
-        )
+        return self._one(codec.role_of, _ROLE_NAMED, repository, role)
 
     def roles(self, repository: str) -> tuple[Role, ...]:
         return self._all(codec.role_of, f"{_ROLE} WHERE repository = ? ORDER BY name", repository)
@@ -176,13 +183,7 @@ class SqliteView:
     ) -> Reservation | None:
         """The reservation in force; voided ones are history."""
         return self._one(
-            codec.reservation_of,
-            f"{_RESERVATION} WHERE repository = ? AND role = ? AND epoch = ? AND version = ? "
-            "AND state <> 'VOIDED'",
-            repository,
-            role,
-            epoch,
-            version,
+            codec.reservation_of, _RESERVATION_OF_VERSION, repository, role, epoch, version
         )
 
     def versions(
@@ -302,3 +303,37 @@ class SqliteView:
             codec.checkpoint_of,
             "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1",
         )
+
+
+class Snapshot(SqliteView):
+    """A view that nothing is written under: it asks SQLite for each record once.
+
+    Every payload of a batch wants the same repository, key and delegators, and each statement gives
+    up the interpreter's lock several times.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, log: StoredLog) -> None:
+        super().__init__(connection, log)
+        self._known: dict[tuple[object, ...], object] = {}
+
+    def _one(self, make: Callable[[Row], T], sql: str, *values: object) -> T | None:
+        asked = (sql, *values)
+        if asked not in self._known:
+            self._known[asked] = super()._one(make, sql, *values)
+        return cast("T | None", self._known[asked])
+
+    def _all(self, make: Callable[[Row], T], sql: str, *values: object) -> tuple[T, ...]:
+        asked = (sql, *values)
+        if asked not in self._known:
+            self._known[asked] = super()._all(make, sql, *values)
+        return cast("tuple[T, ...]", self._known[asked])
+
+
+def _name_of(row: Row) -> str:
+    name: str = row[0]
+    return name
+
+
+def _bins_of(row: Row) -> tuple[str, Succinct]:
+    delegator, prefix, bit_length = row
+    return delegator, Succinct(prefix, bit_length)

@@ -178,8 +178,8 @@ def _group(
     transaction = SqliteTransaction(connection, log)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        outcomes = [_piece(connection, transaction, log, work, beat) for work in works]
-        grown = log.flush()
+        outcomes = [_piece(connection, transaction, work, beat) for work in works]
+        grown = transaction.flush()
         failpoint(Failpoint.LEDGER_GROUP_WRITTEN)
         connection.execute("COMMIT")
     finally:
@@ -190,13 +190,12 @@ def _group(
 def _piece(
     connection: sqlite3.Connection,
     transaction: SqliteTransaction,
-    log: PendingLog,
     work: Work,
     beat: Callable[[], None],
 ) -> Outcome:
     """Run one piece in its savepoint; what it raises becomes its outcome and undoes it alone."""
     beat()
-    leaves, marks = log.size(), len(transaction.marks)
+    point = transaction.point()
     connection.execute("SAVEPOINT piece")
     error: Exception
     try:
@@ -216,6 +215,5 @@ def _piece(
         return result, None
     connection.execute("ROLLBACK TO piece")
     connection.execute("RELEASE piece")
-    log.truncate(leaves)
-    del transaction.marks[marks:]
+    transaction.back_to(point)
     return None, error
