@@ -33,6 +33,7 @@ class Signing:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._groups = sign.Groups()
 
     def methods(self) -> Mapping[str, Method]:
         """All methods of the service with their terms."""
@@ -53,7 +54,9 @@ class Signing:
         """One payload, one signature."""
         wanted = signing_request(request.metadata, request_id=request.request_id)
         with _counted(wanted.role) as counted:
-            made = sign.sign(self._world, call.caller, wanted, timeout_s=call.timeout_s)
+            made = sign.sign(
+                *(self._world, call.caller, wanted), timeout_s=call.timeout_s, groups=self._groups
+            )
             counted.made(made)
         return signing_pb2.SignMetadataResponse(signature=signature_out(made))
 

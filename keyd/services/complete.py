@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from keyd.domain.audit import Entry, Event
 from keyd.domain.payload import Payload
-from keyd.domain.policy import Caller
 from keyd.domain.records import IntentState, Reservation, ReservationState, StoredSignature
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
@@ -20,12 +19,10 @@ from keyd.services.reserve import Reserved
 from keyd.services.world import World
 
 
-def record_signatures(
-    world: World, caller: Caller, answers: Sequence[Answer]
-) -> list[Released | KeydError]:
+def record_signatures(world: World, answers: Sequence[Answer]) -> list[Released | KeydError]:
     """Record every answer in one group; what could not be recorded is not released."""
     failpoint(Failpoint.SIGN_AFTER_VERIFY)
-    recorded = world.ledger.transact_each([_record(world, caller, answer) for answer in answers])
+    recorded = world.ledger.transact_each([_record(world, answer) for answer in answers])
     return [_outcome(result) for result in recorded]
 
 
@@ -35,30 +32,27 @@ def _outcome(result: Released | KeydError | Exception) -> Released | KeydError:
     raise result
 
 
-def _record(
-    world: World, caller: Caller, answer: Answer
-) -> Callable[[Transaction], Released | KeydError]:
+def _record(world: World, answer: Answer) -> Callable[[Transaction], Released | KeydError]:
     if isinstance(answer.outcome, KeydError):
-        return _failed(world, caller, answer.reserved, answer.outcome)
-    return _completed(world, caller, answer.reserved, answer.outcome)
+        return _failed(world, answer.reserved, answer.outcome)
+    return _completed(world, answer.reserved, answer.outcome)
 
 
 def _completed(
-    world: World, caller: Caller, reserved: Reserved, signature: bytes
+    world: World, reserved: Reserved, signature: bytes
 ) -> Callable[[Transaction], Released | KeydError]:
     prepared = reserved.prepared
     fingerprint = prepared.key.fingerprint
 
     def work(tx: Transaction) -> Released | KeydError:
         if withdrawn := _withdrawn(tx, reserved):
-            return _failed(world, caller, reserved, withdrawn)(tx)
+            return _failed(world, reserved, withdrawn)(tx)
         reservation = _current(tx, reserved)
-        made = {s.fingerprint: s for s in tx.signatures(reservation)}
+        made = _made(tx, reservation)
         missing = lacking(tx, reservation, {*made, fingerprint})
         complete = not missing
         entry = _completion(
             world,
-            caller,
             reserved,
             signature,
             accepted=complete,
@@ -112,6 +106,13 @@ def _advance(
     return signed
 
 
+def _made(tx: Transaction, reservation: Reservation) -> dict[str, StoredSignature]:
+    """Signatures by fingerprint; a reservation leaves the state RESERVED with its first one."""
+    if reservation.state is ReservationState.RESERVED:
+        return {}
+    return {s.fingerprint: s for s in tx.signatures(reservation)}
+
+
 def _current(tx: Transaction, reserved: Reserved) -> Reservation:
     known = reserved.reservation
     found = tx.reservation(known.repository, known.role, known.epoch, known.version)
@@ -125,7 +126,7 @@ def _current(tx: Transaction, reserved: Reserved) -> Reservation:
 
 
 def _failed(
-    world: World, caller: Caller, reserved: Reserved, failure: KeydError
+    world: World, reserved: Reserved, failure: KeydError
 ) -> Callable[[Transaction], Released | KeydError]:
     unknown = isinstance(failure, (DeadlineExceeded, BackendUnavailable)) and (
         failure.details.get("outcome") != "NOT_STARTED"
@@ -133,7 +134,7 @@ def _failed(
 
     def work(tx: Transaction) -> KeydError:
         state = IntentState.UNKNOWN if unknown else IntentState.FAILED
-        tx.append(_failure(world, caller, reserved, failure, state))
+        tx.append(_failure(world, reserved, failure, state))
         tx.put_intent(replace(reserved.intent, state=state))
         return failure
 
@@ -142,7 +143,6 @@ def _failed(
 
 def _completion(
     world: World,
-    caller: Caller,
     reserved: Reserved,
     signature: bytes,
     *,
@@ -152,7 +152,7 @@ def _completion(
     return Entry(
         event=Event.SIGNATURE_COMPLETED,
         at=world.clock.now(),
-        principal=caller.principal,
+        principal=reserved.prepared.caller.principal,
         request_id=reserved.prepared.request.request_id,
         fields={
             "intent": reserved.intent.leaf,
@@ -164,13 +164,11 @@ def _completion(
     )
 
 
-def _failure(
-    world: World, caller: Caller, reserved: Reserved, failure: KeydError, state: IntentState
-) -> Entry:
+def _failure(world: World, reserved: Reserved, failure: KeydError, state: IntentState) -> Entry:
     return Entry(
         event=Event.SIGNATURE_FAILED,
         at=world.clock.now(),
-        principal=caller.principal,
+        principal=reserved.prepared.caller.principal,
         request_id=reserved.prepared.request.request_id,
         fields={
             "intent": reserved.intent.leaf,

@@ -30,6 +30,7 @@ class Prepared:
     signature; then the rules are not asked again and `basis` is None.
     """
 
+    caller: Caller
     request: SigningRequest
     key: Key
     role: Role
@@ -57,8 +58,8 @@ def prepare(
         _check_request_id(view, caller, request)
         bound = bound_reservation(view, reading)
         if bound is not None:
-            return _join(view, reading, reading.key, bound)
-        return _judge(world, view, reading, reading.key)
+            return _join(view, caller, reading, reading.key, bound)
+        return _judge(world, view, caller, reading, reading.key)
     except KeydError as refused:
         return refused
 
@@ -108,7 +109,9 @@ def _check_request_id(view: View, caller: Caller, request: SigningRequest) -> No
         )
 
 
-def _join(view: View, reading: Reading, key: Key, reservation: Reservation) -> Prepared | Released:
+def _join(
+    view: View, caller: Caller, reading: Reading, key: Key, reservation: Reservation
+) -> Prepared | Released:
     """Return this key's recorded signature, or let it add its own under the recorded trust."""
     signatures = {s.fingerprint: s for s in view.signatures(reservation)}
     if key.fingerprint in signatures:
@@ -126,6 +129,7 @@ def _join(view: View, reading: Reading, key: Key, reservation: Reservation) -> P
         raise refusal(findings)
     check_usable(key, role.name, reading.payload, reservation.required)
     return Prepared(
+        caller=caller,
         request=reading.request,
         key=key,
         role=role,
@@ -138,13 +142,14 @@ def _join(view: View, reading: Reading, key: Key, reservation: Reservation) -> P
     )
 
 
-def _judge(world: World, view: View, reading: Reading, key: Key) -> Prepared:
+def _judge(world: World, view: View, caller: Caller, reading: Reading, key: Key) -> Prepared:
     evidence = gather(view, reading.repository, reading.role, reading.payload, key.fingerprint)
     judgement = judge(reading.question(world), evidence)
     if judgement.refusals:
         raise refusal(judgement.refusals)
     check_usable(key, reading.role.name, reading.payload, judgement.required)
     return Prepared(
+        caller=caller,
         request=reading.request,
         key=key,
         role=reading.role,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from keyd.domain.audit import Entry, Event
-from keyd.domain.policy import Caller
 from keyd.domain.records import (
     Intent,
     IntentKind,
@@ -17,7 +16,7 @@ from keyd.domain.records import (
 )
 from keyd.errors import KeydError
 from keyd.ports import Transaction
-from keyd.services.evidence import role_or_new, still_holds
+from keyd.services.evidence import still_holds
 from keyd.services.prepare import Prepared
 from keyd.services.repositories import claim_listed
 from keyd.services.world import World
@@ -39,20 +38,18 @@ class Reserved:
     intent: Intent
 
 
-def reserve(world: World, caller: Caller, prepared: Prepared) -> Callable[[Transaction], Reserved]:
+def reserve(world: World, prepared: Prepared) -> Callable[[Transaction], Reserved]:
     """The work of one reservation. Raises inside the ledger: StateMoved, PolicyViolation."""
 
     def work(tx: Transaction) -> Reserved:
         _check_unmoved(tx, prepared)
-        leaf = tx.append(_announcement(world, caller, prepared))
+        leaf = tx.append(_announcement(world, prepared))
         reservation = prepared.reservation
         if reservation is None:
             # Key material belongs to one repository: what this payload lists becomes its own.
             claim_listed(tx, prepared.role.repository, prepared.role.name, prepared.payload)
             reservation = _new_reservation(world, prepared, leaf)
             tx.put_reservation(reservation, prepared.payload.raw)
-            current = role_or_new(tx, prepared.role.repository, prepared.role.name)
-            tx.put_role(replace(current, high_water=prepared.version))
         intent = Intent(
             leaf=leaf,
             kind=IntentKind.SIGN,
@@ -62,7 +59,7 @@ def reserve(world: World, caller: Caller, prepared: Prepared) -> Callable[[Trans
             state=IntentState.OPEN,
         )
         tx.put_intent(intent)
-        _remember_request(tx, world, caller, prepared)
+        _remember_request(tx, world, prepared)
         return Reserved(prepared, reservation, intent)
 
     return work
@@ -101,11 +98,11 @@ def _new_reservation(world: World, prepared: Prepared, leaf: int) -> Reservation
     )
 
 
-def _announcement(world: World, caller: Caller, prepared: Prepared) -> Entry:
+def _announcement(world: World, prepared: Prepared) -> Entry:
     return Entry(
         event=Event.SIGNATURE_INTENDED,
         at=world.clock.now(),
-        principal=caller.principal,
+        principal=prepared.caller.principal,
         request_id=prepared.request.request_id,
         fields={
             "repository": prepared.role.repository,
@@ -121,12 +118,12 @@ def _announcement(world: World, caller: Caller, prepared: Prepared) -> Entry:
     )
 
 
-def _remember_request(tx: Transaction, world: World, caller: Caller, prepared: Prepared) -> None:
+def _remember_request(tx: Transaction, world: World, prepared: Prepared) -> None:
     request = prepared.request
     if request.request_id:
         tx.put_request(
             RequestRecord(
-                principal=caller.principal,
+                principal=prepared.caller.principal,
                 request_id=request.request_id,
                 body_digest=request.body_digest(),
                 outcome=prepared.subject,

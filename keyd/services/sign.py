@@ -8,6 +8,7 @@ answer. A batch takes the same path, a wave of independent payloads at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from keyd.domain.policy import Caller
 from keyd.errors import (
@@ -19,8 +20,10 @@ from keyd.errors import (
     PolicyViolation,
 )
 from keyd.failpoints import Failpoint, failpoint
+from keyd.ports import View
 from keyd.services.answers import ask_tokens
 from keyd.services.complete import record_signatures
+from keyd.services.group_signing import SigningGroups
 from keyd.services.prepare import Prepared, prepare
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
@@ -32,6 +35,20 @@ _ROUNDS = 8
 _REFUSALS = (InvalidRequest, NotAllowed, PolicyViolation, ApprovalRequired)
 
 
+Outcome = Released | KeydError
+Groups = SigningGroups["Ask", Outcome]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One payload that one caller wants signed, by `method`, before `deadline`."""
+
+    caller: Caller
+    request: SigningRequest
+    deadline: Deadline
+    method: str
+
+
 def sign(
     world: World,
     caller: Caller,
@@ -39,13 +56,26 @@ def sign(
     *,
     timeout_s: float,
     method: str = "SigningService.SignMetadata",
+    groups: Groups | None = None,
 ) -> Released:
     """Sign one payload, or return the signature recorded for these bytes and this key.
 
-    Raises: InvalidRequest, NotAllowed, PolicyViolation, Equivocation, ApprovalRequired, NotFound,
-    BackendUnavailable, DeadlineExceeded, SelfCheckFailed, StateCorrupt.
+    With `groups`, payloads that stand alone are signed together with others that come at the same
+    time. Raises: InvalidRequest, NotAllowed, PolicyViolation, Equivocation, ApprovalRequired,
+    NotFound, BackendUnavailable, DeadlineExceeded, SelfCheckFailed, StateCorrupt.
     """
-    outcome = sign_many(world, caller, [request], timeout_s=timeout_s, method=method)[0]
+    ask = Ask(caller, request, Deadline(world.clock, timeout_s), method)
+    if groups is None or not request.stands_alone():
+        [outcome] = _sign_all(world, [ask])
+    else:
+        outcome = groups.run(
+            request.key,
+            ask,
+            size=len(request.payload),
+            timeout_s=timeout_s,
+            together=lambda asks: _sign_all(world, asks),
+        )
+    _note_refusal(world, ask, outcome)
     if isinstance(outcome, KeydError):
         raise outcome
     return outcome
@@ -58,31 +88,35 @@ def sign_many(
     *,
     timeout_s: float,
     method: str = "SigningService.BatchSignMetadata",
-) -> list[Released | KeydError]:
+) -> list[Outcome]:
     """Sign many payloads: one result each, in order; later ones see earlier ones."""
-    batch = _Batch(world, caller, requests, Deadline(world.clock, timeout_s), method)
-    for wave in _waves(requests):
+    deadline = Deadline(world.clock, timeout_s)
+    asks = [Ask(caller, request, deadline, method) for request in requests]
+    outcomes = _sign_all(world, asks)
+    for ask, outcome in zip(asks, outcomes, strict=True):
+        _note_refusal(world, ask, outcome)
+    return outcomes
+
+
+def _sign_all(world: World, asks: Sequence[Ask]) -> list[Outcome]:
+    batch = _Batch(world, asks)
+    for wave in _waves([ask.request for ask in asks]):
         batch.run(wave)
     return [_settled(outcome) for outcome in batch.outcomes]
 
 
-class _Batch:
-    """The requests of one call, what became of each, and what they share."""
+def _note_refusal(world: World, ask: Ask, outcome: Outcome) -> None:
+    if isinstance(outcome, _REFUSALS):
+        world.denials.record(ask.caller, ask.method, outcome, ask.request.subject())
 
-    def __init__(
-        self,
-        world: World,
-        caller: Caller,
-        requests: Sequence[SigningRequest],
-        deadline: Deadline,
-        method: str,
-    ) -> None:
+
+class _Batch:
+    """What is asked together, what became of each, and what they share."""
+
+    def __init__(self, world: World, asks: Sequence[Ask]) -> None:
         self.world = world
-        self.caller = caller
-        self.requests = requests
-        self.deadline = deadline
-        self.method = method
-        self.outcomes: list[Released | KeydError | None] = [None] * len(requests)
+        self.asks = asks
+        self.outcomes: list[Outcome | None] = [None] * len(asks)
 
     def run(self, wave: Sequence[int]) -> None:
         """Take every request of the wave to its outcome; those whose evidence moved go again."""
@@ -109,8 +143,10 @@ class _Batch:
     def _finish(self, reserved: dict[int, Reserved]) -> None:
         """From the durable reservation to the durable, verified signature."""
         failpoint(Failpoint.SIGN_AFTER_RESERVE)
-        answers = ask_tokens(self.world, list(reserved.values()), self.deadline)
-        outcomes = record_signatures(self.world, self.caller, answers)
+        # Who waits longest sets the pace: for the others a late signature is recorded all the same.
+        deadline = max((self.asks[place].deadline for place in reserved), key=Deadline.end_s)
+        answers = ask_tokens(self.world, list(reserved.values()), deadline)
+        outcomes = record_signatures(self.world, answers)
         failpoint(Failpoint.SIGN_BEFORE_ANSWER)
         for place, outcome in zip(reserved, outcomes, strict=True):
             self.outcomes[place] = outcome
@@ -118,22 +154,22 @@ class _Batch:
     def _prepare(self, waiting: list[int]) -> dict[int, Prepared]:
         """Judge each request on one snapshot of the ledger; settle the replayed and refused."""
         found = self.world.ledger.read(
-            lambda view: [
-                prepare(self.world, view, self.caller, self.requests[place], self.method)
-                for place in waiting
-            ]
+            lambda view: [self._prepare_one(view, self.asks[place]) for place in waiting]
         )
         ready: dict[int, Prepared] = {}
         for place, result in zip(waiting, found, strict=True):
             if isinstance(result, Prepared):
                 ready[place] = result
             else:
-                self._settle(place, result)
+                self.outcomes[place] = result
         return ready
+
+    def _prepare_one(self, view: View, ask: Ask) -> Prepared | Outcome:
+        return prepare(self.world, view, ask.caller, ask.request, ask.method)
 
     def _reserve(self, prepared: dict[int, Prepared]) -> tuple[dict[int, Reserved], list[int]]:
         results = self.world.ledger.transact_each(
-            [reserve(self.world, self.caller, item) for item in prepared.values()]
+            [reserve(self.world, item) for item in prepared.values()]
         )
         reserved: dict[int, Reserved] = {}
         again: list[int] = []
@@ -143,16 +179,10 @@ class _Batch:
             elif isinstance(result, Reserved):
                 reserved[place] = result
             elif isinstance(result, KeydError):
-                self._settle(place, result)
+                self.outcomes[place] = result
             else:
                 raise result
         return reserved, again
-
-    def _settle(self, place: int, outcome: Released | KeydError) -> None:
-        self.outcomes[place] = outcome
-        if isinstance(outcome, _REFUSALS):
-            subject = self.requests[place].subject()
-            self.world.denials.record(self.caller, self.method, outcome, subject)
 
 
 def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
@@ -178,7 +208,7 @@ def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
         yield wave
 
 
-def _settled(outcome: Released | KeydError | None) -> Released | KeydError:
+def _settled(outcome: Outcome | None) -> Outcome:
     if outcome is None:
         raise AssertionError("a request of the batch was never taken up")
     return outcome

@@ -20,6 +20,10 @@ class Deadline:
         self._clock = clock
         self._end = clock.monotonic() + timeout_s
 
+    def end_s(self) -> float:
+        """When it comes, on the clock's monotonic scale."""
+        return self._end
+
     def remaining_s(self) -> float:
         """Seconds left. Raises: DeadlineExceeded (outcome NOT_STARTED) when there are none."""
         left = self._end - self._clock.monotonic()
