@@ -16,8 +16,6 @@ JUMP_S = 300.0
 _DRIFT = 0.01
 # Nothing signed by this code can be older than the code.
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
-# Where the calendar of `expires` ends (TUF 4.2.3).
-_LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 def _boot_seconds() -> float:
@@ -44,10 +42,7 @@ class SystemClock:
         self._first = self._seen = wall(), since_boot()
 
     def now(self) -> datetime:
-        """Current UTC time.
-
-        Raises: BackendUnavailable (CLOCK_JUMPED, CLOCK_BEFORE_BUILD, CLOCK_BEYOND_CALENDAR).
-        """
+        """Current UTC time. Raises: BackendUnavailable (CLOCK_JUMPED, CLOCK_BEFORE_BUILD)."""
         with self._lock:
             wall, since_boot = self._wall(), self._since_boot()
             self._check_steps(wall, since_boot)
@@ -56,10 +51,6 @@ class SystemClock:
             raise BackendUnavailable(
                 "CLOCK_BEFORE_BUILD",
                 f"the system clock is before {EARLIEST:%Y-%m-%d}; set it right",
-            )
-        if wall > _LATEST.timestamp():
-            raise BackendUnavailable(
-                "CLOCK_BEYOND_CALENDAR", "the system clock is past the year 9999; set it right"
             )
         return datetime.fromtimestamp(wall, UTC)
 
