@@ -188,11 +188,15 @@ class RepositoryView:
     - `development`: threshold floors and spare keys only warn (rule R3).
     - `imported`: so do key separation (R9), key ids (R5) and shortened root expiry (R11).
     - `bootstrap`: the intended first root, while in BOOTSTRAP.
-    - `trusted_root`, `snapshot`, `targets`: newest accepted payloads of those roles.
+    - `trusted_root`, `snapshot`, `targets`: newest accepted payloads of those roles. Only rules of
+      snapshot and timestamp look at `snapshot`, only those of root at `targets`, and at
+      `role.trusted` only those of timestamp and of targets payloads that delegate: elsewhere they
+      may be None.
     - `role_rules`: rules set for other roles that the payload gives keys to; the others have
       `default_rules`.
     - `known`: recorded versions in each role's present epoch, by (role, version): those that
-      `keyd.domain.rules.references` names, and the payload's own (role, version).
+      `keyd.domain.rules.references` names, and the payload's own (role, version) unless that is
+      above the mark.
     - `foreign_material`: fingerprints among `delegations.key_materials(payload)` and the signing
       key's that another repository owns, with that repository's name.
     - `other_content`: fingerprints among `delegations.key_materials(payload)` of keys held here

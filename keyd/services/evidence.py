@@ -24,7 +24,8 @@ from keyd.domain.trust import (
 from keyd.ports import View
 
 _UNUSABLE = (KeyState.COMPROMISED, KeyState.DESTROYED)
-_CACHE_BYTES = 64 << 20
+# Decoded they take many times as much.
+_CACHE_BYTES = 16 << 20
 
 Delegators = tuple[tuple[str, Payload], ...]
 
@@ -44,12 +45,17 @@ def gather(
 ) -> RepositoryView:
     """Everything recorded that bears on signing `payload` for `role`, read at one moment.
 
+    Payloads that no rule compares this one with are not read (see `RepositoryView`).
     `signer` is the fingerprint of the key that is to sign, "" if there is none.
     """
     delegators = _delegators(view, repository.name, role.name)
     ancestry = _ancestry(view, repository.name, delegators)
     listed = (*key_materials(payload), signer) if signer else tuple(key_materials(payload))
     uses = _uses(view, repository.name, listed)
+
+    def wanted(name: str, compared: bool = True) -> Payload | None:
+        return trusted(view, repository.name, name) if compared else None
+
     return RepositoryView(
         name=repository.name,
         state=repository.state,
@@ -60,15 +66,15 @@ def gather(
             epoch=role.epoch,
             high_water=role.high_water,
             rules=rules_of(role),
-            trusted=trusted(view, repository.name, role.name),
+            trusted=wanted(role.name, role.name == "timestamp" or "delegations" in payload.signed),
             delegators=delegators,
             ancestry=ancestry,
         ),
         basis=_basis(view, repository, role, {*ancestry, *(name for name, _ in delegators)}),
         bootstrap=repository.intended_root,
-        trusted_root=trusted(view, repository.name, "root"),
-        snapshot=trusted(view, repository.name, "snapshot"),
-        targets=trusted(view, repository.name, "targets"),
+        trusted_root=wanted("root"),
+        snapshot=wanted("snapshot", role.name in ("snapshot", "timestamp")),
+        targets=wanted("targets", role.name == "root"),
         role_rules=_rules_set(view, repository.name, payload),
         known=_known(view, role, payload),
         foreign_material=_foreign(view, repository.name, listed),
@@ -172,7 +178,11 @@ def _rules_set(view: View, repository: str, payload: Payload) -> Mapping[str, Ro
 
 def _known(view: View, role: Role, payload: Payload) -> Mapping[tuple[str, int], KnownVersion]:
     before = trusted(view, role.repository, "snapshot") if role.name == "snapshot" else None
-    wanted = (*references(payload, before), (role.name, payload.signed["version"]))
+    wanted = references(payload, before)
+    if payload.signed["version"] <= role.high_water:
+        wanted = (*wanted, (role.name, payload.signed["version"]))
+    if not wanted:
+        return {}
     return {
         named: KnownVersion(
             role=record.role,
@@ -204,9 +214,10 @@ def _other_content(view: View, listed: Iterable[str]) -> Mapping[str, str]:
 
 def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
     """New names only: what was accepted once is a fact. A prefix stands for its first bin."""
-    if role.name in ("root", "snapshot", "timestamp"):
+    now = delegates(payload)
+    if role.name in ("root", "snapshot", "timestamp") or now == Delegates():
         return {}
-    now, before = delegates(payload), trusted(view, role.repository, role.name)
+    before = trusted(view, role.repository, role.name)
     known = delegates(before) if before is not None else Delegates()
     asked = {name: name for name in now.names - known.names}
     if now.bins is not None and now.bins != known.bins:
@@ -224,7 +235,7 @@ def _unusable(view: View, repository: str, listed: Iterable[str]) -> frozenset[s
 
 
 class _PayloadCache:
-    """Accepted payloads by digest: immutable, and consulted for thousands of signatures each."""
+    """Accepted payloads that others are compared with, by digest: thousands of times each."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

@@ -97,7 +97,8 @@ def read_request(
     payload = parse(
         request.payload, max_bytes=rules.payload_max_bytes, extra_members=rules.extra_members
     )
-    _authorise(world, caller, request, method, (repository.name, role.name))
+    if (repository.name, role.name) != (request.repository, request.role):
+        _authorise(world, caller, request, method, (repository.name, role.name))
     return Reading(request, key, repository, role, payload)
 
 
