@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from functools import lru_cache
 from types import TracebackType
 
+import grpc
 from securesystemslib.signer import Key
 
 from keyd_client import echo
@@ -127,7 +129,7 @@ class Client:
         )
         request = SignMetadataRequest(metadata=item, request_id=request_id or uuid.uuid4().hex)
         answer = self.connection.call(
-            lambda channel: SigningServiceStub(channel).SignMetadata, request, timeout_s
+            lambda channel: _signing(channel).SignMetadata, request, timeout_s
         ).signature
         check_metadata_echo(item, answer)
         if public_key is not None:
@@ -149,7 +151,7 @@ class Client:
             payload, key=key, repository=repository, role=role, confirmed_change=confirmed_change
         )
         answer = self.connection.call(
-            lambda channel: SigningServiceStub(channel).CheckMetadata,
+            lambda channel: _signing(channel).CheckMetadata,
             CheckMetadataRequest(metadata=item),
             timeout_s,
         )
@@ -164,7 +166,7 @@ class Client:
             repository=repository or self.profile.repository, role=role, version=version
         )
         return self.connection.call(
-            lambda channel: SigningServiceStub(channel).GetSignature, request, timeout_s
+            lambda channel: _signing(channel).GetSignature, request, timeout_s
         )
 
     def sign_opaque(
@@ -192,13 +194,19 @@ class Client:
             request_id=request_id or uuid.uuid4().hex,
         )
         answer = self.connection.call(
-            lambda channel: SigningServiceStub(channel).SignOpaque, request, timeout_s
+            lambda channel: _signing(channel).SignOpaque, request, timeout_s
         )
         echo.check_digest(request.data_sha256, answer.data_sha256, "data")
         echo.check_release(answer, request.key_sha256)
         if public_key is not None:
             echo.verified(public_key, answer, data)
         return answer
+
+
+@lru_cache(maxsize=4)
+def _signing(channel: grpc.Channel) -> SigningServiceStub:
+    """A stub prepares every method of its service: made for each call it costs as much as one."""
+    return SigningServiceStub(channel)
 
 
 def check_metadata_echo(item: MetadataToSign, answer: MetadataSignature) -> None:
@@ -218,4 +226,5 @@ _shared: dict[str | Profile, Client] = {}
 
 def shared_client(profile: str | Profile) -> Client:
     """The process's one client of a profile; signers use it, so that they can be copied."""
-    return _shared.setdefault(profile, Client(profile))
+    found = _shared.get(profile)
+    return found if found is not None else _shared.setdefault(profile, Client(profile))

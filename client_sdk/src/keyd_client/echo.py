@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from functools import lru_cache
 from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -44,17 +45,21 @@ def fingerprint(key: Key) -> bytes:
 
     Raises: InvalidRequest if the key object holds no public key that can be read.
     """
-    public = str(key.keyval.get("public", ""))
     try:
-        if key.keytype == "ed25519":
-            loaded = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
-            return sha256(loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-        pem = load_pem_public_key(public.encode())
-        return sha256(pem.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+        return _fingerprint(key.keytype, str(key.keyval.get("public", "")))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRequest(
             "KEY_UNDECODABLE", f"key {key.keyid} has no readable public key: import it again"
         ) from error
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(keytype: str, public: str) -> bytes:
+    if keytype == "ed25519":
+        loaded = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+        return sha256(loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    pem = load_pem_public_key(public.encode())
+    return sha256(pem.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def public_key(found: KeyMessage) -> Key:

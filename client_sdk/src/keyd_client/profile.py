@@ -12,6 +12,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,17 @@ class Credentials:
 
 def directories() -> tuple[Path, ...]:
     """Where profiles are searched, first match first."""
+    own = os.environ.get("KEYD_PROFILE_DIR")
+    user = _user_directory(os.environ.get("XDG_CONFIG_HOME"), os.environ.get("HOME"))
+    return (Path(own), user, SYSTEM_DIRECTORY) if own else (user, SYSTEM_DIRECTORY)
+
+
+@lru_cache(maxsize=4)
+def _user_directory(*_environment: str | None) -> Path:
+    """Wanted before every call: worked out once for what the environment says."""
     import platformdirs  # noqa: PLC0415 - keeps `import keyd_client` cheap
 
-    own = os.environ.get("KEYD_PROFILE_DIR")
-    found = (platformdirs.user_config_path("keyd"), SYSTEM_DIRECTORY)
-    return (Path(own), *found) if own else found
+    return platformdirs.user_config_path("keyd")
 
 
 def find(name: str) -> Path:
