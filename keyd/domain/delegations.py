@@ -218,7 +218,12 @@ def _has_prefix(prefixes: Mapping[int, frozenset[str]], path: str) -> bool:
 def _index_of(payload: Payload) -> _Index:
     signed = payload.signed
     # Most targets payloads delegate nothing: they must not crowd delegators out of the cache.
-    part = signed if "roles" in signed else signed.get("delegations")
+    # Not by its members: role rules may allow extra ones, of any name.
+    part = None
+    if signed["_type"] == "root":
+        part = signed
+    elif signed["_type"] == "targets":
+        part = signed.get("delegations")
     return _index(_Source(payload.digest, part)) if part else _NOTHING
 
 

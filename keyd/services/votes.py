@@ -65,10 +65,10 @@ def _named_keys(view: RepositoryView, file: MetadataFile, keys: KeySet) -> Named
     named: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for source in _sources(view, file):
         signed = source.signed
-        objects = signed["keys"] if "keys" in signed else signed["delegations"]["keys"]
+        holder = signed if signed["_type"] == "root" else signed["delegations"]
         for keyid, fingerprint in key_table(source).fingerprints.items():
             if fingerprint in wanted:
-                named.setdefault(keyid, []).append((fingerprint, objects[keyid]))
+                named.setdefault(keyid, []).append((fingerprint, holder["keys"][keyid]))
     return named
 
 
