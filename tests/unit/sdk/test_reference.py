@@ -15,7 +15,7 @@ SOURCE = Path(keyd_client.__file__).parent
 _REASON = re.compile(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"')
 # Reasons of the daemon that the SDK looks for.
 DAEMONS = {"VERSION_ALREADY_SIGNED_DIFFERENTLY", "CHANGE_NOT_CONFIRMED"}
-NO_REASONS = {"KEYD_PROFILE_DIR"}
+NO_REASONS = {"KEYD_PROFILE_DIR", "XDG_CONFIG_HOME"}
 
 
 def words(text: str) -> set[str]:
