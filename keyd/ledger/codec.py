@@ -158,6 +158,19 @@ def role_of(row: Row) -> Role:
     )
 
 
+def role_row(role: Role) -> Row:
+    return (
+        role.repository,
+        role.name,
+        role.epoch,
+        role.high_water,
+        role.trusted_version,
+        role.trusted_digest,
+        None if role.rules is None else rules_text(role.rules),
+        role.revision,
+    )
+
+
 def rules_text(rules: RoleRules) -> str:
     return _encode(asdict(rules))
 
@@ -201,6 +214,30 @@ def reservation_of(row: Row) -> Reservation:
         state=ReservationState(row[6]),
         leaf=row[7],
         created_at=time_of(row[8]),
+    )
+
+
+def reservation_row(reservation: Reservation) -> Row:
+    return (
+        reservation.repository,
+        reservation.role,
+        reservation.epoch,
+        reservation.version,
+        reservation.digest,
+        key_sets_text(reservation.required),
+        reservation.state.value,
+        reservation.leaf,
+        time_text(reservation.created_at),
+    )
+
+
+def signature_row(signature: StoredSignature) -> Row:
+    return (
+        signature.fingerprint,
+        signature.key,
+        signature.signature,
+        signature.leaf,
+        time_text(signature.made_at),
     )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from functools import lru_cache
+from typing import NoReturn, TypeVar
 
 from keyd.domain import merkle
 from keyd.domain.audit import Entry, Leaf
-from keyd.ledger.codec import corrupt
+from keyd.ledger.codec import Row, corrupt
+
+T = TypeVar("T")
 
 _PAGE = 256
 # Rows in one INSERT: each statement gives up the interpreter lock once, whatever it inserts.
-_CHUNKS = (32, 1)
+_CHUNKS = (64, 16, 4, 1)
 
 
 def ended(*_: object) -> NoReturn:
@@ -120,19 +123,24 @@ class PendingLog:
 
 
 def insert_many(
-    connection: sqlite3.Connection,
-    table: str,
-    rows: Sequence[tuple[int | str | bytes, ...]],
-    tail: str = "",
+    connection: sqlite3.Connection, table: str, rows: Sequence[Row], tail: str = ""
 ) -> None:
     """Insert whole rows in few statements; `tail` ends each, e.g. ON CONFLICT."""
+    for part in chunks(rows):
+        statement = _insertion(table, len(part[0]), len(part), tail)
+        connection.execute(statement, [value for row in part for value in row])
+
+
+@lru_cache(maxsize=64)
+def _insertion(table: str, columns: int, rows: int, tail: str) -> str:
+    marks = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([marks] * rows)} {tail}"  # noqa: S608 - constants
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Parts of few lengths, so that few statements have to be prepared."""
     start = 0
-    for chunk in _CHUNKS:
-        while len(rows) - start >= chunk:
-            part = rows[start : start + chunk]
-            marks = f"({', '.join('?' * len(part[0]))})"
-            connection.execute(
-                f"INSERT INTO {table} VALUES {', '.join([marks] * chunk)} {tail}",  # noqa: S608 - constants
-                [value for row in part for value in row],
-            )
-            start += chunk
+    for size in _CHUNKS:
+        while len(items) - start >= size:
+            yield items[start : start + size]
+            start += size

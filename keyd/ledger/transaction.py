@@ -24,23 +24,16 @@ from keyd.domain.records import (
 from keyd.errors import AlreadyExists, StateCorrupt
 from keyd.ledger import codec
 from keyd.ledger.codec import time_text
-from keyd.ledger.deferred import INTENTS, REQUESTS
 from keyd.ledger.log import StoredLog
 from keyd.ledger.marks import Mark
-from keyd.ledger.versions import VersionWriting
+from keyd.ledger.staging import INTENTS, REQUESTS
+from keyd.ledger.versions import VersionWriting, invariant
 
 PUT_SETTING = (
     "INSERT INTO settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
-_PUT_ROLE = """
-INSERT INTO roles VALUES (:repository, :name, :epoch,
-    max(:high_water, coalesce((SELECT max(last) FROM lost_versions WHERE repository = :repository
-        AND role = :name AND epoch = :epoch), 0)),
-    :trusted_version, :trusted_digest, :rules, 1)
-ON CONFLICT (repository, name) DO UPDATE SET epoch = excluded.epoch,
-    high_water = excluded.high_water, trusted_version = excluded.trusted_version,
-    trusted_digest = excluded.trusted_digest, rules = excluded.rules, revision = revision + 1
-"""
+_RAISE_REVISION = "UPDATE repositories SET revision = revision + 1 WHERE name = ?"
+_DELEGATES = "SELECT EXISTS (SELECT 1 FROM delegations WHERE repository = ? AND delegator = ?)"
 _DROP_DELEGATION = (
     "DELETE FROM delegations WHERE repository = ? AND delegator = ? AND role = ? "
     "AND bit_length = ? AND fingerprint = ?"
@@ -51,21 +44,26 @@ _ADD_DELEGATION = "INSERT INTO delegations VALUES (?, ?, ?, ?, ?)"
 class SqliteTransaction(VersionWriting):
     """One group's transaction; `note` is the checkpoint it stores, for the anchor.
 
-    Some rows wait for `flush`, which everybody who commits calls first.
+    Most rows wait for `flush`, which everybody who commits calls first.
     """
 
     note = ""
 
     def flush(self) -> merkle.Frontier:
-        """Write what was put off and the log's new leaves; return the frontier of the whole log."""
-        self._deferred.flush()
+        """Write what was put off and the log's new leaves; return the frontier of the whole log.
+
+        Raises: sqlite3.IntegrityError when a row contradicts the ledger.
+        """
+        for repository in self._changed:
+            self._connection.execute(_RAISE_REVISION, (repository,))
+        self._staging.flush()
         return self._pending.flush()
 
     def append(self, entry: Entry) -> int:
         return self._pending.append(entry)
 
     def put_setting(self, name: str, value: str) -> None:
-        self._execute(PUT_SETTING, (name, value))
+        self._change(PUT_SETTING, (name, value))
 
     # --- keys ---------------------------------------------------------------------------------
 
@@ -76,17 +74,17 @@ class SqliteTransaction(VersionWriting):
         token is another key's.
         """
         found = self.key(key.name)
-        self._keys.clear()
         if found is None:
             self._insert_key(key)
         elif replace(found, state=key.state) == key:
-            self._execute("UPDATE keys SET state = ? WHERE name = ?", (key.state.value, key.name))
+            self._change("UPDATE keys SET state = ? WHERE name = ?", (key.state.value, key.name))
         else:
             raise AlreadyExists("KEY_EXISTS", f"another key is named {key.name!r}; choose a name")
+        self._known.put(self._known.keys, key.name, key)
 
     def _insert_key(self, key: Key) -> None:
         try:
-            self._execute(
+            self._change(
                 "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 codec.key_row(key),
             )
@@ -100,13 +98,13 @@ class SqliteTransaction(VersionWriting):
     def claim_material(self, fingerprint: str, repository: str, use: str) -> str:
         found = self.material(fingerprint)
         if found is None:
-            self._execute(
+            self._change(
                 "INSERT INTO material VALUES (?, ?, ?)",
                 (fingerprint, repository, codec.uses_text([use])),
             )
             return repository
         if found.repository == repository and use not in found.uses:
-            self._execute(
+            self._change(
                 "UPDATE material SET uses = ? WHERE fingerprint = ?",
                 (codec.uses_text({*found.uses, use}), fingerprint),
             )
@@ -115,25 +113,30 @@ class SqliteTransaction(VersionWriting):
     def put_delegations(
         self, repository: str, delegator: str, delegations: Sequence[Delegation]
     ) -> None:
-        # Thousands of bins rarely change at once, and most payloads delegate nothing: write the
-        # difference only.
-        before = set(
-            self._execute(
-                "SELECT role, bit_length, fingerprint FROM delegations "
-                "WHERE repository = ? AND delegator = ?",
-                (repository, delegator),
-            ).fetchall()
-        )
+        if not delegations and not self._delegates(repository, delegator):
+            return
+        # Thousands of bins rarely change at once: write the difference only.
+        before = {
+            (d.role, d.bit_length, d.fingerprint)
+            for d in self.delegations_by(repository, delegator)
+        }
         after = {(d.role, d.bit_length, d.fingerprint) for d in delegations}
+        self._staging.protect()
         for sql, rows in ((_DROP_DELEGATION, before - after), (_ADD_DELEGATION, after - before)):
-            if rows:
-                self._connection.executemany(sql, [(repository, delegator, *row) for row in rows])
+            self._connection.executemany(sql, [(repository, delegator, *row) for row in rows])
+        self._known.put(self._known.delegates, (repository, delegator), bool(delegations))
+
+    def _delegates(self, repository: str, role: str) -> bool:
+        known, named = self._known.delegates, (repository, role)
+        if named not in known:
+            known[named] = bool(self._execute(_DELEGATES, named).fetchone()[0])
+        return known[named]
 
     # --- repositories and roles ---------------------------------------------------------------
 
     def put_repository(self, repository: Repository) -> None:
         intended = repository.intended_root
-        self._execute(
+        self._change(
             "INSERT INTO repositories VALUES (?, ?, ?, ?, ?, ?, 1) "
             "ON CONFLICT (name) DO UPDATE SET state = excluded.state, "
             "development = excluded.development, imported = excluded.imported, "
@@ -150,27 +153,20 @@ class SqliteTransaction(VersionWriting):
 
     def put_role(self, role: Role) -> None:
         """Marks and epochs only rise (else LEDGER_INVARIANT); a new role starts above lost ones."""
-        self._execute(
-            _PUT_ROLE,
-            {
-                "repository": role.repository,
-                "name": role.name,
-                "epoch": role.epoch,
-                "high_water": role.high_water,
-                "trusted_version": role.trusted_version,
-                "trusted_digest": role.trusted_digest,
-                "rules": None if role.rules is None else codec.rules_text(role.rules),
-            },
-        )
-        self._deferred.changed(role.repository)
-        self._roles.pop((role.repository, role.name), None)
+        known = self.role(role.repository, role.name)
+        lost = self._lost_mark(role.repository, role.name, role.epoch)
+        now = replace(role, high_water=max(role.high_water, lost))
+        if known is not None and _mark_of(now) < _mark_of(known):
+            raise invariant(f"the mark of {role.repository}/{role.name} only rises")
+        self._stage_role(replace(now, revision=known.revision if known else 0))
+        self._changed.add(role.repository)
         if role.high_water:
             self.marks.append(Mark(role.repository, role.name, role.epoch, role.high_water, ""))
 
     # --- requests and token calls -------------------------------------------------------------
 
     def put_request(self, record: RequestRecord) -> None:
-        self._deferred.put(
+        self._staging.put(
             REQUESTS,
             (
                 record.principal,
@@ -182,12 +178,12 @@ class SqliteTransaction(VersionWriting):
         )
 
     def request(self, principal: str, request_id: str) -> RequestRecord | None:
-        self._deferred.write(REQUESTS)
+        self._staging.settle()
         return super().request(principal, request_id)
 
     def put_opaque(self, record: OpaqueSignature) -> None:
         """Insert, or add the signature; a recorded signature stays."""
-        self._execute(
+        self._change(
             "INSERT INTO opaque_signatures VALUES (?, ?, ?, ?, ?) ON CONFLICT (key, digest) "
             "DO UPDATE SET signature = excluded.signature, leaf = excluded.leaf, "
             "made_at = excluded.made_at WHERE signature IS NULL",
@@ -195,7 +191,7 @@ class SqliteTransaction(VersionWriting):
         )
 
     def put_intent(self, intent: Intent) -> None:
-        self._deferred.put(
+        self._staging.put(
             INTENTS,
             (
                 intent.leaf,
@@ -208,7 +204,7 @@ class SqliteTransaction(VersionWriting):
         )
 
     def open_intents(self) -> tuple[Intent, ...]:
-        self._deferred.write(INTENTS)
+        self._staging.settle()
         return super().open_intents()
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -228,7 +224,7 @@ class SqliteTransaction(VersionWriting):
             raise StateCorrupt(
                 "LEDGER_INVARIANT", f"the checkpoint of size {named.size} is not of this log"
             )
-        self._execute(
+        self._change(
             "INSERT INTO checkpoints VALUES (?, ?, ?) "
             "ON CONFLICT (size) DO UPDATE SET note = excluded.note",
             (named.size, named.root, named.note),
@@ -239,22 +235,23 @@ class SqliteTransaction(VersionWriting):
 
     def put_lost(self, lost: LostVersions) -> None:
         """Take versions for used; raises the mark of the role, if the ledger still knows it."""
-        self._execute(
+        self._change(
             "INSERT INTO lost_versions VALUES (?, ?, ?, ?, ?, ?, ?)",
             (lost.repository, lost.role, lost.epoch, lost.first, lost.last, lost.digest, lost.leaf),
         )
+        self._known.lost = None
         role = self.role(lost.repository, lost.role)
         if role is not None:
             self.put_role(replace(role, epoch=lost.epoch, high_water=lost.last))
 
     def put_origin(self, origin: str) -> None:
         """Give the log another name."""
-        self._execute("UPDATE identity SET origin = ?", (origin,))
+        self._change("UPDATE identity SET origin = ?", (origin,))
 
     # --- tokens -------------------------------------------------------------------------------
 
     def put_token_identity(self, identity: TokenIdentity) -> None:
-        self._execute(
+        self._change(
             "INSERT INTO token_identities VALUES (?, ?, ?, ?, ?)",
             (
                 identity.token,
@@ -266,9 +263,9 @@ class SqliteTransaction(VersionWriting):
         )
 
     def put_pin_attempt(self, attempt: PinAttempt | None, token: str) -> None:
-        self._execute("DELETE FROM pin_attempts WHERE token = ?", (token,))
+        self._change("DELETE FROM pin_attempts WHERE token = ?", (token,))
         if attempt is not None:
-            self._execute(
+            self._change(
                 "INSERT INTO pin_attempts VALUES (?, ?, ?, ?, ?)",
                 (
                     token,
@@ -280,6 +277,10 @@ class SqliteTransaction(VersionWriting):
             )
 
     def put_quarantine(self, token: str, reason: str | None) -> None:
-        self._execute("DELETE FROM quarantines WHERE token = ?", (token,))
+        self._change("DELETE FROM quarantines WHERE token = ?", (token,))
         if reason is not None:
-            self._execute("INSERT INTO quarantines VALUES (?, ?)", (token, reason))
+            self._change("INSERT INTO quarantines VALUES (?, ?)", (token, reason))
+
+
+def _mark_of(role: Role) -> tuple[int, int]:
+    return role.epoch, role.high_water

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from keyd.domain import merkle
@@ -19,7 +20,10 @@ from keyd.ledger.codec import corrupt
 from keyd.ledger.database import connect_writer, translate
 from keyd.ledger.file_watch import FileWatch
 from keyd.ledger.group_commit import Outcome
+from keyd.ledger.known import Known
 from keyd.ledger.log import PendingLog, StoredLog
+from keyd.ledger.marks import Mark
+from keyd.ledger.staging import GroupContradicts
 from keyd.ledger.transaction import SqliteTransaction
 
 Work = Callable[[SqliteTransaction], object]
@@ -47,6 +51,31 @@ def load_frontier(connection: sqlite3.Connection) -> merkle.Frontier:
     return log.frontier(size)
 
 
+@dataclass(frozen=True)
+class _Committed:
+    """What became of a group's pieces, and what the anchor is to be told."""
+
+    outcomes: list[Outcome]
+    frontier: merkle.Frontier
+    marks: Sequence[Mark] = ()
+    note: str = ""
+
+    def followed_by(self, other: _Committed) -> _Committed:
+        return _Committed(
+            [*self.outcomes, *other.outcomes],
+            other.frontier,
+            [*self.marks, *other.marks],
+            other.note or self.note,
+        )
+
+
+def _refused(error: Exception, frontier: merkle.Frontier) -> _Committed:
+    """The outcome of a piece whose rows contradict the ledger."""
+    refusal = translate(error) if isinstance(error, sqlite3.Error) else error
+    refusal.__cause__ = error.__cause__ or error
+    return _Committed([(None, refusal)], frontier)
+
+
 class Writer:
     """The one connection that writes, the log's frontier and the anchor. Used by one thread."""
 
@@ -62,6 +91,7 @@ class Writer:
         # Size and root of what was last acknowledged; read by other threads.
         self.head = (0, merkle.EMPTY_ROOT)
         self._frontier = merkle.Frontier()
+        self._known = Known()
         try:
             self._open()
         except sqlite3.Error as error:
@@ -76,7 +106,7 @@ class Writer:
         try:
             connection = self._connection or self._open()
             self._check_files(connection)
-            transaction, outcomes, frontier = _group(connection, self._frontier, works, beat)
+            committed = self._commit(connection, works, beat)
         except sqlite3.Error as error:
             self._discard()
             raise translate(error) from error
@@ -84,11 +114,11 @@ class Writer:
             self._discard()
             raise
         failpoint(Failpoint.LEDGER_GROUP_COMMITTED)
-        self._frontier = frontier
-        self.head = (frontier.size, frontier.root())
-        self._tell_anchor(transaction)
+        self._frontier = committed.frontier
+        self.head = (self._frontier.size, self._frontier.root())
+        self._tell_anchor(committed)
         failpoint(Failpoint.LEDGER_GROUP_ANCHORED)
-        return outcomes
+        return committed.outcomes
 
     def idle(self) -> None:
         """Flush the anchor; called when nothing else is to be done."""
@@ -108,7 +138,26 @@ class Writer:
         if self._anchor is not None:
             self._anchor.close()
 
+    def _commit(
+        self, connection: sqlite3.Connection, works: Sequence[Work], beat: Callable[[], None]
+    ) -> _Committed:
+        """One group; if a staged row contradicts the ledger, a group for each piece instead."""
+        try:
+            return _group(connection, self._frontier, self._known, works, beat)
+        except (sqlite3.IntegrityError, GroupContradicts) as refused:
+            connection.rollback()
+            self._known = Known()
+            if len(works) == 1:
+                return _refused(refused, self._frontier)
+        done = _Committed([], self._frontier)
+        for work in works:
+            alone = self._commit(connection, [work], beat)
+            self._frontier = alone.frontier
+            done = done.followed_by(alone)
+        return done
+
     def _open(self) -> sqlite3.Connection:
+        self._known = Known()
         self._watch.admit(self._path)
         connection = connect_writer(self._path)
         try:
@@ -151,13 +200,13 @@ class Writer:
         except sqlite3.Error:
             return
 
-    def _tell_anchor(self, transaction: SqliteTransaction) -> None:
+    def _tell_anchor(self, committed: _Committed) -> None:
         if self._anchor is None:
             return
         try:
-            self._anchor.record(*self.head, transaction.marks)
-            if transaction.note:
-                self._anchor.record_checkpoint(transaction.note)
+            self._anchor.record(*self.head, committed.marks)
+            if committed.note:
+                self._anchor.record_checkpoint(committed.note)
         except OSError as error:
             raise BackendUnavailable(
                 "ANCHOR_WRITE_FAILED",
@@ -171,49 +220,43 @@ class Writer:
 def _group(
     connection: sqlite3.Connection,
     frontier: merkle.Frontier,
+    known: Known,
     works: Sequence[Work],
     beat: Callable[[], None],
-) -> tuple[SqliteTransaction, list[Outcome], merkle.Frontier]:
+) -> _Committed:
     log = PendingLog(connection, frontier)
-    transaction = SqliteTransaction(connection, log)
+    transaction = SqliteTransaction(connection, log, known)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        outcomes = [_piece(connection, transaction, work, beat) for work in works]
+        outcomes = [_piece(transaction, work, beat) for work in works]
         grown = transaction.flush()
         failpoint(Failpoint.LEDGER_GROUP_WRITTEN)
         connection.execute("COMMIT")
     finally:
         transaction.end()
-    return transaction, outcomes, grown
+    known.trim()
+    return _Committed(outcomes, grown, transaction.marks, transaction.note)
 
 
-def _piece(
-    connection: sqlite3.Connection,
-    transaction: SqliteTransaction,
-    work: Work,
-    beat: Callable[[], None],
-) -> Outcome:
-    """Run one piece in its savepoint; what it raises becomes its outcome and undoes it alone."""
+def _piece(transaction: SqliteTransaction, work: Work, beat: Callable[[], None]) -> Outcome:
+    """Run one piece; what it raises becomes its outcome and undoes it alone."""
     beat()
-    point = transaction.point()
-    connection.execute("SAVEPOINT piece")
+    transaction.begin_piece()
     error: Exception
     try:
         result = work(transaction)
     except sqlite3.IntegrityError as refused:
         error = translate(refused)
         error.__cause__ = refused
-    except (sqlite3.OperationalError, sqlite3.InternalError):
-        # The file, not the piece, is at fault, and SQLite may have rolled everything back.
+    except (sqlite3.OperationalError, sqlite3.InternalError, GroupContradicts):
+        # The file or the group, not the piece, is at fault.
         raise
     except Exception as raised:
         if type(raised) is sqlite3.DatabaseError:  # a damaged file
             raise
         error = raised
     else:
-        connection.execute("RELEASE piece")
+        transaction.keep_piece()
         return result, None
-    connection.execute("ROLLBACK TO piece")
-    connection.execute("RELEASE piece")
-    transaction.back_to(point)
+    transaction.undo_piece()
     return None, error

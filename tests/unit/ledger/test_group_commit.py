@@ -163,7 +163,8 @@ def test_a_hung_disk_is_told_from_work_not_begun() -> None:
             assert error.details["outcome"] == "NOT_STARTED"
             with pytest.raises(BackendUnavailable, match="LEDGER_STALLED"):
                 committer.submit([2])
-        assert disk.groups[0] == [0]
+    # Closed: the writing thread has come to its end.
+    assert disk.groups[0] == [0]
     assert [1] not in disk.groups
 
 

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from keyd.domain.audit import Entry, Event
 from keyd.domain.records import (
     Intent,
     IntentKind,
     IntentState,
     RequestRecord,
+    Role,
     VersionRecord,
 )
 from keyd.domain.trust import FileFacts
 from keyd.ledger.sqlite import SqliteLedger
+from keyd.ledger.verification.verify import verify_ledger
 from keyd.ports import Transaction
 from tests.fakes import TestClock
 from tests.worlds import active_author, existing_repository, open_world
@@ -120,3 +123,43 @@ def test_roles_read_in_a_group_are_those_that_its_pieces_left(tmp_path: Path) ->
 
     outcomes = world.ledger.transact_each([mark, raised, refused, mark])
     assert [o for o in outcomes if not isinstance(o, Exception)] == [1, 2, 2]
+
+
+def test_a_row_that_contradicts_the_ledger_costs_its_own_piece_only(tmp_path: Path) -> None:
+    """SQLite objects when the group ends; then each piece is committed alone."""
+    world = open_world(tmp_path)
+    active_author(world)
+    size = world.ledger.read(lambda view: view.log_size())
+
+    def contradicting(tx: Transaction) -> None:
+        tx.put_role(Role("unknown", "targets"))
+
+    outcomes = world.ledger.transact_each([put_all, contradicting, contradicting, add_entry])
+    assert outcomes[0] is None
+    assert [getattr(o, "reason", "") for o in outcomes[1:3]] == ["LEDGER_INVARIANT"] * 2
+    assert outcomes[3] == size
+    assert world.ledger.read(lambda view: view.open_intents()) == (INTENT,)
+    assert world.ledger.read(lambda view: view.log_size()) == size + 1
+    world.ledger.close()
+    report = verify_ledger(tmp_path / "ledger", anchor=tmp_path / "anchor")
+    # All but the intent of nothing, which this test made up.
+    assert all("1001" in str(flaw) for flaw in report.flaws), report.flaws
+
+
+def test_a_piece_that_reads_meets_the_contradiction_of_an_earlier_one(tmp_path: Path) -> None:
+    world = open_world(tmp_path)
+    active_author(world)
+
+    def contradicting(tx: Transaction) -> None:
+        tx.put_role(Role("unknown", "targets"))
+
+    def reading(tx: Transaction) -> int:
+        return len(tx.roles("demo"))
+
+    first, second = world.ledger.transact_each([contradicting, reading])
+    assert getattr(first, "reason", "") == "LEDGER_INVARIANT"
+    assert second == 4
+
+
+def add_entry(tx: Transaction) -> int:
+    return tx.append(Entry(Event.DENIED, TestClock().now(), "unix:me"))
