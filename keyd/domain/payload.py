@@ -64,9 +64,8 @@ def parse(
     signed = strict_json.read_object(text)
     _refuse_envelopes(signed)
     inspection = schema.inspect(signed, role_type=role_type, extra_members=extra_members)
-    is_canonical = _is_canonical(raw, signed)
     findings = inspection.findings
-    if not is_canonical:
+    if not canonical.is_canonical(raw, signed):
         message = "send the canonical bytes, e.g. `Metadata.signed_bytes` of python-tuf (TUF 4.1)"
         findings = [*findings, malformed("NOT_CANONICAL", TOP, message)]
     if findings or not characters.are_surely_plain(raw, text, inspection.line_feeds):
@@ -75,14 +74,6 @@ def parse(
     if findings:
         raise refusal(findings)
     return Payload(raw, signed)
-
-
-def _is_canonical(raw: bytes, signed: Mapping[str, Any]) -> bool:
-    try:
-        return canonical.encode(signed) == raw
-    except InvalidRequest:
-        # A lone surrogate, written as an escape: it has no canonical form.
-        return False
 
 
 def _refuse_other_formats(raw: bytes) -> None:

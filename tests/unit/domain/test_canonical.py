@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from typing import Any
 
@@ -64,3 +65,18 @@ def test_refuses_what_has_no_canonical_form(value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         canonical.encode(value)
     assert caught.value.reason == "NOT_CANONICAL"
+
+
+@given(values)
+def test_what_is_canonical_is_what_would_be_written(value: Any) -> None:
+    raw = canonical.encode(value)
+    assert canonical.is_canonical(raw, value)
+    assert not canonical.is_canonical(raw + b" ", value)
+    spelt = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert canonical.is_canonical(spelt, value) == (spelt == raw)
+
+
+@pytest.mark.parametrize("escape", [r"\n", r"\u0041", r"\u0000", r"\/", r"\t", r"\ud800"])
+def test_needless_escapes_are_not_canonical(escape: str) -> None:
+    raw = f'{{"a":"{escape}"}}'.encode()
+    assert not canonical.is_canonical(raw, json.loads(raw))
