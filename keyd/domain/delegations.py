@@ -23,6 +23,7 @@ from keyd.errors import KeydError
 MAX_BIT_LENGTH = 32
 # A delegator with 16,384 named bins takes about 10 MB; few are in use at a time.
 _KEPT_DELEGATORS = 32
+_KEPT_SCOPES = 64
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 
 
@@ -101,6 +102,8 @@ class _Index:
     grants: Mapping[str, _Grant]
     delegates: Delegates
     bins: _Grant | None
+    # The last scopes that were asked for, by role.
+    scopes: dict[str, Scope] = field(default_factory=dict, compare=False)
 
     def grant(self, role: str) -> _Grant | None:
         found = self.grants.get(role)
@@ -176,6 +179,15 @@ def scope_of(payload: Payload, role: str) -> Scope:
     if grant is None:
         bins = index.delegates.bins
         return bins.scope_of(role) if bins is not None and bins.covers(role) else _NOWHERE
+    scope = index.scopes.get(role)
+    if scope is None:
+        if len(index.scopes) >= _KEPT_SCOPES:
+            index.scopes.clear()
+        scope = index.scopes[role] = _scope(grant)
+    return scope
+
+
+def _scope(grant: _Grant) -> Scope:
     if grant.hash_prefixes:
         return _Quick(partial(_has_prefix, _by_length(grant.hash_prefixes)))
     return PathPatterns(grant.paths)

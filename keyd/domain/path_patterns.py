@@ -26,8 +26,9 @@ class PathPatterns:
     """Whether a path matches one of the patterns."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._literal = frozenset(patterns)
-        wild = [tuple(each.split("/")) for each in self._literal if _WILD.search(each)]
+        distinct = frozenset(patterns)
+        self._literal = frozenset(each for each in distinct if not _WILD.search(each))
+        wild = [tuple(each.split("/")) for each in distinct - self._literal]
         # By number of parts and leading parts without wildcards: what follows these.
         self._rests: defaultdict[tuple[int, _Parts], list[_Parts]] = defaultdict(list)
         for parts in wild:
@@ -38,16 +39,23 @@ class PathPatterns:
             self._leads[count].add(len(leading))
 
     def __call__(self, path: str) -> bool:
-        if path in self._literal and not _WILD.search(path):
+        if path in self._literal:
             return True
-        parts = tuple(path.split("/"))
-        return any(
-            self._matches((len(parts), parts[:lead]), parts[lead:])
-            for lead in self._leads.get(len(parts), ())
-        )
+        parts = path.split("/")
+        count = len(parts)
+        for lead in self._leads.get(count, ()):
+            if self._matches((count, tuple(parts[:lead])), parts[lead:]):
+                return True
+        return False
 
     def effort(self, paths: int) -> int:
         """How many comparisons so many paths may take, at most; each well below a microsecond."""
+        per_path, once = self._efforts
+        return per_path * paths + once
+
+    @cached_property
+    def _efforts(self) -> tuple[int, int]:
+        """For each path, and once."""
         largest: defaultdict[tuple[int, int], int] = defaultdict(int)
         for (count, leading), rests in self._rests.items():
             place = count, len(leading)
@@ -55,7 +63,7 @@ class PathPatterns:
         per_path: defaultdict[int, int] = defaultdict(int)
         for (count, _), size in largest.items():
             per_path[count] += size
-        return max(per_path.values(), default=0) * paths + len(self._odd) * _COMPILE_EFFORT
+        return max(per_path.values(), default=0), len(self._odd) * _COMPILE_EFFORT
 
     @cached_property
     def _odd(self) -> frozenset[str]:
@@ -73,28 +81,26 @@ class PathPatterns:
         return {part: re.compile(translate(part)).match for part in self._odd}
 
     @cached_property
-    def _ready(self) -> dict[tuple[int, _Parts], list[tuple[_Matcher, Sequence[_Matcher]]]]:
+    def _ready(self) -> dict[tuple[int, _Parts], list[Sequence[tuple[int, _Matcher]]]]:
         return {}
 
-    def _matches(self, place: tuple[int, _Parts], rest: _Parts) -> bool:
-        if place not in self._ready:
+    def _matches(self, place: tuple[int, _Parts], rest: Sequence[str]) -> bool:
+        ready = self._ready.get(place)
+        if ready is None:
             if place not in self._rests:
                 return False
-            made = [[self._matcher(part) for part in each] for each in self._rests[place]]
-            self._ready[place] = [(first, others) for first, *others in made]
-        head, *tail = rest
-        for first, others in self._ready[place]:
-            if first(head) and all(
-                matches(part) for matches, part in zip(others, tail, strict=True)
-            ):
+            ready = self._ready[place] = [self._demands(each) for each in self._rests[place]]
+        for demands in ready:
+            for number, matches in demands:
+                if not matches(rest[number]):
+                    break
+            else:
                 return True
         return False
 
+    def _demands(self, rest: _Parts) -> Sequence[tuple[int, _Matcher]]:
+        """What each part must match that may not be anything, with its number."""
+        return [(number, self._matcher(part)) for number, part in enumerate(rest) if part != "*"]
+
     def _matcher(self, part: str) -> _Matcher:
-        if part == "*":
-            return _anything
         return self._compiled.get(part) or partial(eq, part)
-
-
-def _anything(_: str) -> bool:
-    return True

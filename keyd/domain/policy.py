@@ -41,12 +41,8 @@ class Action:
 
     def touches(self, resource: Resource) -> str:
         """The name of what is touched, or ""."""
-        return {
-            Resource.REPOSITORY: self.repository,
-            Resource.ROLE: self.role,
-            Resource.KEY: self.key,
-            Resource.TOKEN: self.token,
-        }[resource]
+        name: str = getattr(self, resource.value)
+        return name
 
 
 @dataclass(frozen=True)
@@ -73,13 +69,14 @@ class Grant:
 
     def covers(self, resource: Resource, name: str) -> bool:
         """Whether the grant names this resource, or says that it covers all of its kind."""
-        delegated = self.any_delegated_role and name not in TOP_LEVEL
-        return {
-            Resource.REPOSITORY: self.any_repository or name in self.repositories,
-            Resource.ROLE: self.any_role or delegated or name in self.roles,
-            Resource.KEY: self.any_key or name in self.keys,
-            Resource.TOKEN: self.any_token or name in self.tokens,
-        }[resource]
+        if resource is Resource.REPOSITORY:
+            return self.any_repository or name in self.repositories
+        if resource is Resource.ROLE:
+            delegated = self.any_delegated_role and name not in TOP_LEVEL
+            return self.any_role or delegated or name in self.roles
+        if resource is Resource.KEY:
+            return self.any_key or name in self.keys
+        return self.any_token or name in self.tokens
 
 
 @dataclass(frozen=True)

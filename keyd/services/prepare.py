@@ -70,6 +70,8 @@ def bound_reservation(view: View, reading: Reading) -> Reservation | None:
     Raises: Equivocation if it is bound to others.
     """
     role = reading.role
+    if reading.version > role.high_water:
+        return None
     found = view.reservation(role.repository, role.name, role.epoch, reading.version)
     if found is None or found.state is ReservationState.VOIDED:
         return None

@@ -39,23 +39,28 @@ def check_targets(question: Question, view: RepositoryView) -> Iterator[Finding]
     yield from check_delegations(question, view)
 
 
-def _check_target(path: str, target: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_target(path: str, target: Mapping[str, Any]) -> list[Finding]:
     """G1, G2 and G6 (TUF 4.5, 6.2.1)."""
-    if not _UNSAFE_PARTS.isdisjoint(path.split("/")) or "\\" in path:
+    findings: list[Finding] = []
+    parts = path.split("/")
+    if not _UNSAFE_PARTS.isdisjoint(parts) or "\\" in path:
         message = "a target path is relative, with slashes and no empty, `.` or `..` part"
-        yield invalid("G2", "TARGET_PATH_UNSAFE", (_TARGETS, path), message)
+        findings.append(invalid("G2", "TARGET_PATH_UNSAFE", (_TARGETS, path), message))
     if target["length"] < 0:
         message = "a length is a number of bytes, 0 or more"
-        yield invalid("G1", "TARGET_LENGTH_INVALID", ((_TARGETS, path), "length"), message)
+        where = ((_TARGETS, path), "length")
+        findings.append(invalid("G1", "TARGET_LENGTH_INVALID", where, message))
     hashes = target["hashes"]
-    yield from _check_hashes(path, hashes)
-    prefix, dot, _ = path.rpartition("/")[2].partition(".")
+    findings += _check_hashes(path, hashes)
+    prefix, dot, _ = parts[-1].partition(".")
     if dot and prefix in hashes.values():
         message = "write the path without its hash: clients add it (TUF 6.2.1)"
-        yield invalid("G6", "VERSIONED_REFERENCE", (_TARGETS, path), message)
+        findings.append(invalid("G6", "VERSIONED_REFERENCE", (_TARGETS, path), message))
+    return findings
 
 
-def _check_hashes(path: str, hashes: Mapping[str, str]) -> Iterator[Finding]:
+def _check_hashes(path: str, hashes: Mapping[str, str]) -> list[Finding]:
+    findings: list[Finding] = []
     allowed = False
     for algorithm, value in hashes.items():
         if is_hash(algorithm, value):
@@ -63,10 +68,12 @@ def _check_hashes(path: str, hashes: Mapping[str, str]) -> Iterator[Finding]:
         elif algorithm in HASH_DIGITS:
             message = f"write {HASH_DIGITS[algorithm]} lower-case hexadecimal digits"
             where = (((_TARGETS, path), "hashes"), algorithm)
-            yield invalid("G1", "TARGET_HASH_INVALID", where, message)
+            findings.append(invalid("G1", "TARGET_HASH_INVALID", where, message))
     if not allowed:
         message = f"give at least one hash by {', '.join(HASH_DIGITS)}"
-        yield invalid("G1", "TARGET_HASH_INVALID", ((_TARGETS, path), "hashes"), message)
+        where = ((_TARGETS, path), "hashes")
+        findings.append(invalid("G1", "TARGET_HASH_INVALID", where, message))
+    return findings
 
 
 def _scopes(role: RoleView) -> Scopes:
