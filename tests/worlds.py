@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from keyd.ledger.sqlite import SqliteLedger
 from keyd.services.check import check
 from keyd.services.denials import DenialLog
 from keyd.services.key_creation import create_key
+from keyd.services.pipeline import Pipeline
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
 from keyd.services.repositories import bootstrap
-from keyd.services.sign import sign
+from keyd.services.sign import Outcome, sign
 from keyd.services.world import World
 from tests.authors import Signed, Writer
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
@@ -180,6 +181,14 @@ def open_ledger(directory: Path, clock: TestClock, *, development: bool = False)
             anchor=anchor,
         )
     return open_sqlite(state, anchor=anchor)
+
+
+def sign_many(
+    world: World, caller: Caller, requests: Sequence[SigningRequest], *, timeout_s: float
+) -> list[Outcome]:
+    """One batch, as BatchSignMetadata signs a chunk."""
+    with Pipeline(world, caller) as pipeline:
+        return pipeline.finish(pipeline.begin(requests, timeout_s=timeout_s))
 
 
 def existing_repository(world: World, name: str) -> Repository:

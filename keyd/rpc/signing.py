@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from keyd.errors import InvalidRequest, KeydError
 from keyd.rpc import limits
+from keyd.rpc.ahead import fetched_ahead
 from keyd.rpc.call import Call
 from keyd.rpc.convert_signing import (
     checked_out,
@@ -22,6 +24,7 @@ from keyd.rpc.interceptors.metrics import SIGNATURE_SECONDS, count_signature
 from keyd.rpc.method import Method, Terms, bind, service_of
 from keyd.rpc.status import code_of, is_refusal, status_of
 from keyd.services import check, opaque, sign
+from keyd.services.pipeline import Begun, Pipeline
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
 from keyd.services.world import World
@@ -64,8 +67,11 @@ class Signing:
         self, call: Call, chunks: Iterator[signing_pb2.BatchSignMetadataRequest]
     ) -> Iterator[signing_pb2.BatchSignMetadataResponse]:
         """One response for each chunk; an item's refusal is a result, not the end."""
-        for chunk in chunks:
-            yield signing_pb2.BatchSignMetadataResponse(results=self._chunk(call, chunk.items))
+        pipeline = Pipeline(self._world, call.caller)
+        begun = (_begin(call, pipeline, chunk.items) for chunk in chunks)
+        with fetched_ahead(begun) as fetched, pipeline:
+            for chunk in fetched:
+                yield signing_pb2.BatchSignMetadataResponse(results=chunk.results(call, pipeline))
 
     def check_metadata(
         self, call: Call, request: signing_pb2.CheckMetadataRequest
@@ -95,24 +101,31 @@ class Signing:
             counted.token, counted.outcome = made.key.token, _outcome(replayed=made.replayed)
         return opaque_out(made)
 
-    def _chunk(
-        self, call: Call, items: Sequence[signing_pb2.MetadataToSign]
-    ) -> list[signing_pb2.BatchSignMetadataResult]:
-        if not 0 < len(items) <= limits.BATCH_ITEMS_MAX:
-            raise InvalidRequest(
-                "BATCH_SIZE", f"a chunk has 1 to {limits.BATCH_ITEMS_MAX} items, not {len(items)}"
-            )
-        read = [_readable(item) for item in items]
-        wanted = [request for request in read if isinstance(request, SigningRequest)]
-        made = iter(
-            sign.sign_many(self._world, call.caller, wanted, timeout_s=call.timeout_s)
-            if wanted
-            else ()
-        )
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk whose readable items were begun."""
+
+    read: Sequence[SigningRequest | KeydError]
+    begun: Begun
+
+    def results(self, call: Call, pipeline: Pipeline) -> list[signing_pb2.BatchSignMetadataResult]:
+        """One result for each item, in order."""
+        made = iter(pipeline.finish(self.begun))
         return [
             _result(call, request if isinstance(request, KeydError) else next(made))
-            for request in read
+            for request in self.read
         ]
+
+
+def _begin(call: Call, pipeline: Pipeline, items: Sequence[signing_pb2.MetadataToSign]) -> _Chunk:
+    if not 0 < len(items) <= limits.BATCH_ITEMS_MAX:
+        raise InvalidRequest(
+            "BATCH_SIZE", f"a chunk has 1 to {limits.BATCH_ITEMS_MAX} items, not {len(items)}"
+        )
+    read = [_readable(item) for item in items]
+    wanted = [request for request in read if isinstance(request, SigningRequest)]
+    return _Chunk(read, pipeline.begin(wanted, timeout_s=call.timeout_s))
 
 
 def _readable(item: signing_pb2.MetadataToSign) -> SigningRequest | KeydError:

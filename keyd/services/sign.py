@@ -75,42 +75,26 @@ def sign(
             timeout_s=timeout_s,
             together=lambda asks: _sign_all(world, asks),
         )
-    _note_refusal(world, ask, outcome)
+    note_refusal(world, ask, outcome)
     if isinstance(outcome, KeydError):
         raise outcome
     return outcome
 
 
-def sign_many(
-    world: World,
-    caller: Caller,
-    requests: Sequence[SigningRequest],
-    *,
-    timeout_s: float,
-    method: str = "SigningService.BatchSignMetadata",
-) -> list[Outcome]:
-    """Sign many payloads: one result each, in order; later ones see earlier ones."""
-    deadline = Deadline(world.clock, timeout_s)
-    asks = [Ask(caller, request, deadline, method) for request in requests]
-    outcomes = _sign_all(world, asks)
-    for ask, outcome in zip(asks, outcomes, strict=True):
-        _note_refusal(world, ask, outcome)
-    return outcomes
-
-
 def _sign_all(world: World, asks: Sequence[Ask]) -> list[Outcome]:
-    batch = _Batch(world, asks)
-    for wave in _waves([ask.request for ask in asks]):
+    batch = Batch(world, asks)
+    for wave in waves([ask.request for ask in asks]):
         batch.run(wave)
-    return [_settled(outcome) for outcome in batch.outcomes]
+    return batch.settled()
 
 
-def _note_refusal(world: World, ask: Ask, outcome: Outcome) -> None:
+def note_refusal(world: World, ask: Ask, outcome: Outcome) -> None:
+    """Put on record that a caller was refused."""
     if isinstance(outcome, _REFUSALS):
         world.denials.record(ask.caller, ask.method, outcome, ask.request.subject())
 
 
-class _Batch:
+class Batch:
     """What is asked together, what became of each, and what they share."""
 
     def __init__(self, world: World, asks: Sequence[Ask]) -> None:
@@ -133,15 +117,23 @@ class _Batch:
                 retry_after_s=0.1,
             )
 
+    def settled(self) -> list[Outcome]:
+        """What became of each, once every wave has run."""
+        return [_settled(outcome) for outcome in self.outcomes]
+
     def _round(self, waiting: list[int]) -> list[int]:
-        prepared = self._prepare(waiting)
-        reserved, again = self._reserve(prepared)
-        if reserved:
-            self._finish(reserved)
+        reserved, again = self.reserve(waiting)
+        self.finish(reserved)
         return again
 
-    def _finish(self, reserved: dict[int, Reserved]) -> None:
+    def reserve(self, waiting: Sequence[int]) -> tuple[dict[int, Reserved], list[int]]:
+        """Judge and reserve; also the places of those whose evidence moved meanwhile."""
+        return self._reserve(self._prepare(waiting))
+
+    def finish(self, reserved: dict[int, Reserved]) -> None:
         """From the durable reservation to the durable, verified signature."""
+        if not reserved:
+            return
         failpoint(Failpoint.SIGN_AFTER_RESERVE)
         # Who waits longest sets the pace: for the others a late signature is recorded all the same.
         deadline = max((self.asks[place].deadline for place in reserved), key=Deadline.end_s)
@@ -151,7 +143,7 @@ class _Batch:
         for place, outcome in zip(reserved, outcomes, strict=True):
             self.outcomes[place] = outcome
 
-    def _prepare(self, waiting: list[int]) -> dict[int, Prepared]:
+    def _prepare(self, waiting: Sequence[int]) -> dict[int, Prepared]:
         """Judge each request on one snapshot of the ledger; settle the replayed and refused."""
         found = self.world.ledger.read(
             lambda view: [self._prepare_one(view, self.asks[place]) for place in waiting]
@@ -185,7 +177,7 @@ class _Batch:
         return reserved, again
 
 
-def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
+def waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
     """Runs of requests that cannot depend on one another, in order.
 
     Payloads without delegations for different delegated roles refer to nothing that another such

@@ -22,11 +22,19 @@ from keyd.services.opaque import OpaqueRequest, sign_opaque
 from keyd.services.recovery import close_open_intents
 from keyd.services.released import Released
 from keyd.services.repositories import set_role_rules
-from keyd.services.sign import sign_many
 from keyd.services.world import World
 from tests.authors import Signed
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
-from tests.worlds import ADMIN, SIGNER, TIMEOUT_S, Author, active_author, make_key, open_world
+from tests.worlds import (
+    ADMIN,
+    SIGNER,
+    TIMEOUT_S,
+    Author,
+    active_author,
+    make_key,
+    open_world,
+    sign_many,
+)
 
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
 

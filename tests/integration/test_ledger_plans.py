@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from keyd.ledger.database import DATABASE, connect_reader, connect_writer
-from keyd.services.sign import sign_many
-from tests.worlds import SIGNER, TIMEOUT_S, active_author, make_key, open_world
+from tests.worlds import SIGNER, TIMEOUT_S, active_author, make_key, open_world, sign_many
 
 GROWING = (
     *("intents", "leaves", "nodes", "opaque_signatures", "payloads", "requests"),

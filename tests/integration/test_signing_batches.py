@@ -10,10 +10,9 @@ import pytest
 
 from keyd.errors import Equivocation, KeydError
 from keyd.services.released import Released
-from keyd.services.sign import sign_many
 from keyd.services.world import World
 from tests.fakes import SoftwareToken
-from tests.worlds import SIGNER, TIMEOUT_S, Author, active_author, make_key, open_world
+from tests.worlds import SIGNER, TIMEOUT_S, Author, active_author, make_key, open_world, sign_many
 
 ROUNDS = 1000
 CLIENTS = 16

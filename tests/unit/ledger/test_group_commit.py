@@ -152,17 +152,20 @@ def test_too_much_waiting_work_is_refused() -> None:
 
 def test_a_hung_disk_is_told_from_work_not_begun() -> None:
     disk = Disk()
-    with committing(disk, stall_s=0.2) as committer, ThreadPoolExecutor(1) as pool:
-        with held(disk, committer) as begun:
-            queued = pool.submit(committer.submit, [1])
-            error = begun.exception(PATIENT_S)
-            assert isinstance(error, DeadlineExceeded)
-            assert error.details["outcome"] == "UNKNOWN_RECORDED"
-            error = queued.exception(PATIENT_S)
-            assert isinstance(error, BackendUnavailable)
-            assert error.details["outcome"] == "NOT_STARTED"
-            with pytest.raises(BackendUnavailable, match="LEDGER_STALLED"):
-                committer.submit([2])
+    with (
+        committing(disk, stall_s=0.2) as committer,
+        ThreadPoolExecutor(1) as pool,
+        held(disk, committer) as begun,
+    ):
+        queued = pool.submit(committer.submit, [1])
+        error = begun.exception(PATIENT_S)
+        assert isinstance(error, DeadlineExceeded)
+        assert error.details["outcome"] == "UNKNOWN_RECORDED"
+        error = queued.exception(PATIENT_S)
+        assert isinstance(error, BackendUnavailable)
+        assert error.details["outcome"] == "NOT_STARTED"
+        with pytest.raises(BackendUnavailable, match="LEDGER_STALLED"):
+            committer.submit([2])
     # Closed: the writing thread has come to its end.
     assert disk.groups[0] == [0]
     assert [1] not in disk.groups
