@@ -18,7 +18,7 @@ class GroupContradicts(Exception):
     """Some row of an earlier piece contradicts the ledger: no piece of the group can stay."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """Whole rows of `name`; `conflict` says what becomes of one that is there already."""
 

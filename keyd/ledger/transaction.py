@@ -154,11 +154,13 @@ class SqliteTransaction(VersionWriting):
     def put_role(self, role: Role) -> None:
         """Marks and epochs only rise (else LEDGER_INVARIANT); a new role starts above lost ones."""
         known = self.role(role.repository, role.name)
-        lost = self._lost_mark(role.repository, role.name, role.epoch)
-        now = replace(role, high_water=max(role.high_water, lost))
-        if known is not None and _mark_of(now) < _mark_of(known):
+        high_water = max(role.high_water, self._lost_mark(role.repository, role.name, role.epoch))
+        if known is not None and (role.epoch, high_water) < (known.epoch, known.high_water):
             raise invariant(f"the mark of {role.repository}/{role.name} only rises")
-        self._stage_role(replace(now, revision=known.revision if known else 0))
+        revision = known.revision if known else 0
+        if role.revision != revision:
+            role = replace(role, revision=revision)
+        self._stage_role(role, high_water)
         self._changed.add(role.repository)
         if role.high_water:
             self.marks.append(Mark(role.repository, role.name, role.epoch, role.high_water, ""))
@@ -280,7 +282,3 @@ class SqliteTransaction(VersionWriting):
         self._change("DELETE FROM quarantines WHERE token = ?", (token,))
         if reason is not None:
             self._change("INSERT INTO quarantines VALUES (?, ?)", (token, reason))
-
-
-def _mark_of(role: Role) -> tuple[int, int]:
-    return role.epoch, role.high_water

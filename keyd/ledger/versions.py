@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypedDict
 
-from keyd.domain.audit import Event
+from keyd.domain.audit import Event, Fields
 from keyd.domain.keys import Key
 from keyd.domain.records import (
     Repository,
@@ -226,19 +226,19 @@ class VersionWriting(SqliteView):
             if lost >= by.version:
                 # A role that is missing because it was lost starts at what was lost.
                 standing = self._standing(by)
-                self._stage_role(role)
+                self._stage_role(role, lost)
                 return standing
         if role.epoch == by.epoch and max(role.high_water, lost) < by.version:
-            self._stage_role(replace(role, high_water=by.version))
+            self._stage_role(role, by.version)
             return None
         held = self._held(**_named(by))
         if held is not None and held.record.digest == by.digest:
             return None
         return self._standing(by)
 
-    def _stage_role(self, role: Role) -> None:
-        """Write the role as it is from now on, its revision raised."""
-        raised = replace(role, revision=role.revision + 1)
+    def _stage_role(self, role: Role, high_water: int) -> None:
+        """Write the role as it is from now on, its mark and its revision raised."""
+        raised = replace(role, high_water=high_water, revision=role.revision + 1)
         self._staging.put(ROLES, codec.role_row(raised))
         self._known.put(self._known.roles, (role.repository, role.name), raised)
 
@@ -280,13 +280,12 @@ class VersionWriting(SqliteView):
     def _check_leaf(self, leaf: int, reservation: Reservation) -> Event:
         """The log entry that announces a record must name what it is about; return its event."""
         entry = self._pending.entry(leaf)
-        expected = {**_named(reservation), "payload_sha256": reservation.digest}
-        if entry is None or any(entry.fields.get(n) != v for n, v in expected.items()):
-            raise invariant(
-                f"the log entry {leaf} does not announce version {reservation.version} of "
-                f"{reservation.repository}/{reservation.role}"
-            )
-        return entry.event
+        if entry is not None and _names(entry.fields, reservation):
+            return entry.event
+        raise invariant(
+            f"the log entry {leaf} does not announce version {reservation.version} of "
+            f"{reservation.repository}/{reservation.role}"
+        )
 
     def _put_payload(self, digest: str, payload: bytes) -> None:
         if hashlib.sha256(payload).hexdigest() != digest:
@@ -365,6 +364,16 @@ def _named(about: Reservation | VersionRecord) -> _About:
         "epoch": about.epoch,
         "version": about.version,
     }
+
+
+def _names(fields: Fields, reservation: Reservation) -> bool:
+    return (
+        fields.get("payload_sha256") == reservation.digest
+        and fields.get("repository") == reservation.repository
+        and fields.get("role") == reservation.role
+        and fields.get("epoch") == reservation.epoch
+        and fields.get("version") == reservation.version
+    )
 
 
 def _held_of(row: codec.Row) -> Held:
