@@ -24,7 +24,7 @@ from keyd.rpc.interceptors.metrics import SIGNATURE_SECONDS, count_signature
 from keyd.rpc.method import Method, Terms, bind, service_of
 from keyd.rpc.status import code_of, is_refusal, status_of
 from keyd.services import check, opaque, sign
-from keyd.services.pipeline import Begun, Pipeline
+from keyd.services.pipeline import Pipeline, Underway
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
 from keyd.services.world import World
@@ -36,7 +36,7 @@ class Signing:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._groups = sign.Groups()
+        self._groups = sign.signing_groups(world)
 
     def methods(self) -> Mapping[str, Method]:
         """All methods of the service with their terms."""
@@ -107,7 +107,7 @@ class _Chunk:
     """A chunk whose readable items were begun."""
 
     read: Sequence[SigningRequest | KeydError]
-    begun: Begun
+    begun: Underway
 
     def results(self, call: Call, pipeline: Pipeline) -> list[signing_pb2.BatchSignMetadataResult]:
         """One result for each item, in order."""

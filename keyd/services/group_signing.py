@@ -3,12 +3,14 @@
 One snapshot of the ledger, one commit and one exchange with the token then serve all of them, which
 costs little more than serving one; with dozens of callers most of a call is otherwise spent on
 waking threads. Nobody waits for company: a call that finds its key idle goes alone, and whatever
-arrives meanwhile is the next group.
+arrives meanwhile is the next group. Where the token takes most of the time, the next group is
+judged while the last one is at the token; elsewhere two small groups would be made of a large one.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +19,14 @@ from typing import Generic, TypeVar
 from keyd.errors import DeadlineExceeded
 
 A = TypeVar("A")
+B = TypeVar("B")
 R = TypeVar("R")
 
-# Two groups of a key may be under way: one is judged while the token has the other.
-_LEADERS = 2
+# One is judged while the token has the other.
+_UNDER_WAY = 2
+# So much longer must a group's second half take for the next group to begin beside it.
+_SLOW = 1.5
+_KEYS_KEPT = 1024
 _MOST = 64
 _MOST_BYTES = 4 << 20
 
@@ -41,10 +47,20 @@ class _Seat(Generic[A, R]):
 
 @dataclass
 class _Queue(Generic[A, R]):
-    """Who waits for one key, and how many groups of it are under way."""
+    """Who waits for one key; how many groups are under way, and whether one is being judged."""
 
     seats: deque[_Seat[A, R]] = field(default_factory=deque)
-    leaders: int = 0
+    under_way: int = 0
+    beginning: bool = False
+
+    def may_begin(self) -> bool:
+        """Whether another group may begin now."""
+        return not self.beginning and self.under_way < _UNDER_WAY
+
+    def begin(self) -> None:
+        """Count a group that begins."""
+        self.under_way += 1
+        self.beginning = True
 
     def next_group(self) -> list[_Seat[A, R]]:
         """Take those who waited longest, as many as go together."""
@@ -56,44 +72,51 @@ class _Queue(Generic[A, R]):
         return group
 
 
-class SigningGroups(Generic[A, R]):
+@dataclass(frozen=True)
+class Halves(Generic[A, B, R]):
+    """How a group is served: `begin` takes what was asked, `finish` returns one result for each."""
+
+    begin: Callable[[Sequence[A]], B]
+    finish: Callable[[B], Sequence[R]]
+
+    def together(self, asked: Sequence[A]) -> Sequence[R]:
+        """Both, one after the other."""
+        return self.finish(self.begin(asked))
+
+
+class SigningGroups(Generic[A, B, R]):
     """Groups by key. Safe between threads; callers' threads do the work, there are no others."""
 
-    def __init__(self) -> None:
+    def __init__(self, halves: Halves[A, B, R]) -> None:
+        self._halves = halves
         self._lock = threading.Lock()
         self._queues: dict[str, _Queue[A, R]] = {}
+        # Keys whose groups take longest in their second half.
+        self._slow: set[str] = set()
 
-    def run(
-        self,
-        key: str,
-        asked: A,
-        *,
-        size: int,
-        timeout_s: float,
-        together: Callable[[Sequence[A]], Sequence[R]],
-    ) -> R:
-        """The result for `asked`; `together` is called for its group by one thread of that group.
+    def run(self, key: str, asked: A, *, size: int, timeout_s: float) -> R:
+        """The result for `asked`, whose group is served by one thread of that group.
 
-        `together` returns one result for each that it is given. If it raises, every caller of the
-        group calls it alone and gets what it raises then. `size` is in bytes. Raises:
-        DeadlineExceeded after `timeout_s` in a group that another thread leads.
+        If serving a group raises, every caller of it is served alone and gets what is raised then.
+        `size` is in bytes. Raises: DeadlineExceeded after `timeout_s` in a group that another
+        thread leads.
         """
         seat: _Seat[A, R] = _Seat(asked, size)
         self._enter(key, seat)
         if not seat.group and not seat.woken.acquire(timeout=max(timeout_s, 0.0)):
             self._leave(key, seat)
         if seat.group:
-            self._lead(key, seat.group, together)
+            self._lead(key, seat.group)
         if not seat.results:
-            seat.results.append(together([asked])[0])
+            seat.results.append(self._halves.together([asked])[0])
         return seat.results[0]
 
     def _enter(self, key: str, seat: _Seat[A, R]) -> None:
         """Lead a group of one, or queue."""
         with self._lock:
             queue = self._queues.setdefault(key, _Queue())
-            if queue.leaders < _LEADERS:
-                queue.leaders += 1
+            if queue.may_begin():
+                queue.begin()
                 seat.group = [seat]
             else:
                 queue.seats.append(seat)
@@ -116,35 +139,50 @@ class SigningGroups(Generic[A, R]):
             details={"outcome": "NOT_STARTED" if waiting else "UNKNOWN_RECORDED"},
         )
 
-    def _lead(
-        self,
-        key: str,
-        group: Sequence[_Seat[A, R]],
-        together: Callable[[Sequence[A]], Sequence[R]],
-    ) -> None:
+    def _lead(self, key: str, group: Sequence[_Seat[A, R]]) -> None:
         results: Sequence[R] = ()
+        overlaps = False
         try:
-            results = together([seat.asked for seat in group])
+            started = time.monotonic()
+            begun = self._halves.begin([seat.asked for seat in group])
+            between = time.monotonic()
+            overlaps = key in self._slow
+            if overlaps:
+                self._hand_over(key, ended=False)
+            results = self._halves.finish(begun)
+            self._learn(key, slow=time.monotonic() - between > _SLOW * (between - started))
         except Exception:
             # Somebody's defect, or a state that concerns all: each finds out for itself.
             if len(group) == 1:
                 raise
         finally:
-            self._hand_over(key)
+            self._hand_over(key, ended=True, began=overlaps)
             self._settle(group, results)
 
-    def _hand_over(self, key: str) -> None:
-        """The first of those who wait leads the next group; if nobody waits, the queue goes."""
+    def _hand_over(self, key: str, *, ended: bool, began: bool = False) -> None:
+        """The first of those who wait leads the next group, if it may begin.
+
+        `ended`: this group has; `began`: it had handed over before.
+        """
         with self._lock:
             queue = self._queues[key]
-            if queue.seats:
+            queue.under_way -= ended
+            if not began:
+                queue.beginning = False
+            if queue.seats and queue.may_begin():
+                queue.begin()
                 group = queue.next_group()
                 group[0].group = group
                 group[0].woken.release()
-                return
-            queue.leaders -= 1
-            if not queue.leaders:
+            elif not (queue.seats or queue.under_way):
                 del self._queues[key]
+
+    def _learn(self, key: str, *, slow: bool) -> None:
+        with self._lock:
+            if not slow:
+                self._slow.discard(key)
+            elif len(self._slow) < _KEYS_KEPT:
+                self._slow.add(key)
 
     def _settle(self, group: Sequence[_Seat[A, R]], results: Sequence[R]) -> None:
         with self._lock:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from keyd.domain.policy import Caller
 from keyd.services.reading import SigningRequest
-from keyd.services.reserve import Reserved
-from keyd.services.sign import Ask, Batch, Outcome, note_refusal, waves
+from keyd.services.sign import Ask, Begun, Outcome, begin, note_refusal
 from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
@@ -22,12 +21,12 @@ METHOD = "SigningService.BatchSignMetadata"
 
 
 @dataclass(eq=False)
-class Begun:
-    """A batch on its way; `reserved` is what waits for the token."""
+class Underway:
+    """A batch on its way, and which roles it is for."""
 
-    batch: Batch
-    roles: frozenset[tuple[str, str]] = frozenset()
-    reserved: dict[int, Reserved] = field(default_factory=dict)
+    asks: Sequence[Ask]
+    roles: frozenset[tuple[str, str]]
+    begun: Begun
 
 
 class Pipeline:
@@ -40,7 +39,7 @@ class Pipeline:
     def __init__(self, world: World, caller: Caller) -> None:
         self._world = world
         self._caller = caller
-        self._under_way: deque[Begun] = deque()
+        self._under_way: deque[Underway] = deque()
         self._beginning = False
         self._closed = False
         self._changed = threading.Condition()
@@ -53,46 +52,38 @@ class Pipeline:
             self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._beginning)
-        for begun in list(self._under_way):
-            self.finish(begun)
+        for batch in list(self._under_way):
+            self.finish(batch)
 
-    def begin(self, requests: Sequence[SigningRequest], *, timeout_s: float) -> Begun:
+    def begin(self, requests: Sequence[SigningRequest], *, timeout_s: float) -> Underway:
         """Judge and reserve; what depends on batches under way first waits for them.
 
         Raises: RuntimeError after the end of the block.
         """
         deadline = Deadline(self._world.clock, timeout_s)
         asks = [Ask(self._caller, request, deadline, METHOD) for request in requests]
-        parts = list(waves(requests))
-        alone = len(parts) == 1 and all(request.stands_alone() for request in requests)
+        alone = all(request.stands_alone() for request in requests)
         roles = frozenset((request.repository, request.role) for request in requests)
         self._enter(roles if alone else None)
-        begun = Begun(Batch(self._world, asks), roles)
         try:
-            if alone:
-                begun.reserved, again = begun.batch.reserve(parts[0])
-                begun.batch.run(again)
-            else:
-                for part in parts:
-                    begun.batch.run(part)
+            batch = Underway(asks, roles, begin(self._world, asks))
             with self._changed:
-                self._under_way.append(begun)
+                self._under_way.append(batch)
         finally:
             with self._changed:
                 self._beginning = False
                 self._changed.notify_all()
-        return begun
+        return batch
 
-    def finish(self, begun: Begun) -> list[Outcome]:
+    def finish(self, batch: Underway) -> list[Outcome]:
         """One result for each request, in order."""
         try:
-            begun.batch.finish(begun.reserved)
+            outcomes = batch.begun.finish()
         finally:
             with self._changed:
-                self._under_way.remove(begun)
+                self._under_way.remove(batch)
                 self._changed.notify_all()
-        outcomes = begun.batch.settled()
-        for ask, outcome in zip(begun.batch.asks, outcomes, strict=True):
+        for ask, outcome in zip(batch.asks, outcomes, strict=True):
             note_refusal(self._world, ask, outcome)
         return outcomes
 

@@ -7,8 +7,9 @@ answer. A batch takes the same path, a wave of independent payloads at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from keyd.domain.policy import Caller
 from keyd.errors import (
@@ -23,7 +24,7 @@ from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import View
 from keyd.services.answers import ask_tokens
 from keyd.services.complete import record_signatures
-from keyd.services.group_signing import SigningGroups
+from keyd.services.group_signing import Halves, SigningGroups
 from keyd.services.prepare import Prepared, prepare
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
@@ -36,7 +37,7 @@ _REFUSALS = (InvalidRequest, NotAllowed, PolicyViolation, ApprovalRequired)
 
 
 Outcome = Released | KeydError
-Groups = SigningGroups["Ask", Outcome]
+Groups = SigningGroups["Ask", "Begun", Outcome]
 
 
 @dataclass(frozen=True)
@@ -66,26 +67,44 @@ def sign(
     """
     ask = Ask(caller, request, Deadline(world.clock, timeout_s), method)
     if groups is None or not request.stands_alone():
-        [outcome] = _sign_all(world, [ask])
+        [outcome] = begin(world, [ask]).finish()
     else:
-        outcome = groups.run(
-            request.key,
-            ask,
-            size=len(request.payload),
-            timeout_s=timeout_s,
-            together=lambda asks: _sign_all(world, asks),
-        )
+        outcome = groups.run(request.key, ask, size=len(request.payload), timeout_s=timeout_s)
     note_refusal(world, ask, outcome)
     if isinstance(outcome, KeydError):
         raise outcome
     return outcome
 
 
-def _sign_all(world: World, asks: Sequence[Ask]) -> list[Outcome]:
+def signing_groups(world: World) -> Groups:
+    """Groups for `sign`."""
+    return SigningGroups(Halves(partial(begin, world), Begun.finish))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Requests on their way; `reserved` is what waits for the token."""
+
+    batch: Batch
+    reserved: Mapping[int, Reserved]
+
+    def finish(self) -> list[Outcome]:
+        """One result for each request, in order."""
+        self.batch.finish(self.reserved)
+        return self.batch.settled()
+
+
+def begin(world: World, asks: Sequence[Ask]) -> Begun:
+    """Judge and reserve what does not depend on one another; otherwise do all there is to do."""
     batch = Batch(world, asks)
-    for wave in waves([ask.request for ask in asks]):
-        batch.run(wave)
-    return batch.settled()
+    parts = list(_waves([ask.request for ask in asks]))
+    if len(parts) == 1:
+        reserved, again = batch.reserve(parts[0])
+        batch.run(again)
+        return Begun(batch, reserved)
+    for part in parts:
+        batch.run(part)
+    return Begun(batch, {})
 
 
 def note_refusal(world: World, ask: Ask, outcome: Outcome) -> None:
@@ -130,7 +149,7 @@ class Batch:
         """Judge and reserve; also the places of those whose evidence moved meanwhile."""
         return self._reserve(self._prepare(waiting))
 
-    def finish(self, reserved: dict[int, Reserved]) -> None:
+    def finish(self, reserved: Mapping[int, Reserved]) -> None:
         """From the durable reservation to the durable, verified signature."""
         if not reserved:
             return
@@ -177,7 +196,7 @@ class Batch:
         return reserved, again
 
 
-def waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
+def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:
     """Runs of requests that cannot depend on one another, in order.
 
     Payloads without delegations for different delegated roles refer to nothing that another such

@@ -15,7 +15,7 @@ from keyd.domain.policy import Caller
 from keyd.errors import KeydError
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
-from keyd.services.sign import Groups, sign
+from keyd.services.sign import sign, signing_groups
 from keyd.services.world import World
 from tests.fakes import SoftwareToken
 from tests.worlds import ADMIN, SIGNER, TIMEOUT_S, Author, active_author, make_key, open_world
@@ -43,7 +43,7 @@ class Crowd:
 
     def __init__(self, world: World, calls: int) -> None:
         self._world = world
-        self._groups = Groups()
+        self._groups = signing_groups(world)
         self._pool = ThreadPoolExecutor(calls)
         self._present = threading.Semaphore(0)
         self._calls = calls

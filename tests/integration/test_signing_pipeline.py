@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyd.services.pipeline import Begun, Pipeline
+from keyd.services.pipeline import Pipeline, Underway
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
 from keyd.services.world import World
@@ -37,11 +37,11 @@ def request(author: Author, role: str, version: int = 1) -> SigningRequest:
     return author.request("bins", role, author.targets(version))
 
 
-def begin(pipeline: Pipeline, *requests: SigningRequest) -> Begun:
+def begin(pipeline: Pipeline, *requests: SigningRequest) -> Underway:
     return pipeline.begin(requests, timeout_s=TIMEOUT_S)
 
 
-def released(pipeline: Pipeline, begun: Begun) -> list[Released]:
+def released(pipeline: Pipeline, begun: Underway) -> list[Released]:
     outcomes = pipeline.finish(begun)
     assert all(isinstance(outcome, Released) for outcome in outcomes), outcomes
     return [outcome for outcome in outcomes if isinstance(outcome, Released)]
@@ -51,7 +51,7 @@ def open_intents(world: World) -> int:
     return len(world.ledger.read(lambda view: view.open_intents()))
 
 
-def waits(future: Future[Begun]) -> bool:
+def waits(future: Future[Underway]) -> bool:
     try:
         future.result(A_WHILE_S)
     except Waiting:
