@@ -229,7 +229,7 @@ class Transaction(View, Protocol):
 class Ledger(Protocol):
     """State and audit log behind one transaction.
 
-    Work from several callers is committed as one group; each piece runs in a savepoint of its own,
+    Work from several callers is committed as one group; each piece can be undone by itself,
     so one refusal does not touch its neighbours. A return means durable (flushed to the medium)
     and known to the anchor.
     """

@@ -1,4 +1,4 @@
-"""Running one group: BEGIN, a savepoint per piece, COMMIT, anchor.
+"""Running one group: BEGIN, pieces that can be undone one by one, COMMIT, anchor.
 
 After any failure of SQLite the connection is thrown away: after a failed fsync the kernel may have
 dropped dirty pages and report success next time. The next group opens the file anew, reads the
