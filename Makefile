@@ -14,6 +14,7 @@ PYTEST_ARGS ?=
 SHARD ?= 1/1
 SECONDS ?= 60
 PARSERS ?=
+PARTS ?=
 TARGETS ?= demo test
 VENV_STAMP := .venv/.stamp
 PROTOS_STAMP := .venv-protos/.stamp
@@ -72,8 +73,8 @@ docs: venv ## Build the documentation into build/docs
 	@echo "docs: build/docs/index.html"
 
 .PHONY: bench
-bench: venv ## Measure speed and memory (FULL=1: a million records, half an hour)
-	$(BIN)/python -m bench $(if $(FULL),--full)
+bench: venv ## Measure speed and memory (FULL=1: half an hour; PARTS="unary batch": some)
+	$(BIN)/python -m bench $(if $(FULL),--full) $(if $(PARTS),--parts $(PARTS))
 
 # --- set-up -------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.write_readme(ROOT / "README.md", json.loads(wanted.out.read_text()))
         return 0
     plan = FULL if wanted.full else QUICK
-    read = report.document(measure(plan, frozenset(wanted.only or PARTS)), plan)
+    read = report.document(measure(plan, frozenset(wanted.parts or PARTS)), plan)
     report.write_json(wanted.out, read)
     print(report.text(read))
     print(f"\nwritten: {wanted.out}")
@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     extent.add_argument(
         "--readme", action="store_true", help="write README.md's table from the last run"
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts and the floors")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, metavar="PART", help=f"only {', '.join(PARTS)}; floors"
+    )
     parser.add_argument("--out", type=Path, default=_JSON, help="default: build/bench.json")
     return parser
 

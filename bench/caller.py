@@ -54,12 +54,12 @@ class _Caller:
         }
         self._noops = {name: each.unary_unary(noop.PATH) for name, each in channels.items()}
 
-    def noop(self, profile: str, callers: int, seconds: float) -> Mapping[str, float]:
+    def noop(self, profile: str, callers: int, seconds: float) -> Mapping[str, Any]:
         """Calls of the no-op server with as many bytes as a signing request has."""
         call = partial(self._noops[profile], bytes(_PAYLOAD_BYTES))
         return closed_loop([call] * callers, seconds).told()
 
-    def sign(self, kind: str, profile: str, callers: int, seconds: float) -> Mapping[str, float]:
+    def sign(self, kind: str, profile: str, callers: int, seconds: float) -> Mapping[str, Any]:
         """`KeydSigner.sign`, every call another bin or version; signatures are verified here."""
         bins, signer = self._bins[kind], self._signer(kind, profile)
 
@@ -69,14 +69,14 @@ class _Caller:
 
         return closed_loop([work(first) for first in range(callers)], seconds).told()
 
-    def batch(self, kind: str, size: int, seconds: float) -> Mapping[str, float]:
+    def batch(self, kind: str, size: int, seconds: float) -> Mapping[str, Any]:
         """`sign_metadata_batch` of `size` items, repeated; the rate is of items."""
         durations: list[float] = []
         until = time.perf_counter() + seconds
         while not durations or time.perf_counter() < until:
             durations.append(self._sign_batch(kind, size))
         timing = summarize(durations, sum(durations))
-        return {**timing.told(), "rate": timing.rate * size}
+        return {**timing.told(), "rate": timing.rate * size, "done": timing.done * size}
 
     def _sign_batch(self, kind: str, size: int) -> float:
         bins, signer = self._bins[kind], self._signer(kind, "dev")

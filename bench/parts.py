@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from bench.cpu import Watched, each_us, spent_by
 from bench.figures import Figures
 from bench.place import KEYD, Daemon, Place
 from bench.plan import Plan
@@ -30,10 +32,30 @@ class Bench:
 
     plan: Plan
     place: Place
+    daemon: Daemon
+    noop: Program
     raw: Program
     caller: Program
     keys: Mapping[str, Mapping[str, str]]
     figures: Figures
+
+    def measure(self, name: str, do: str, **asked: Any) -> None:
+        """Ask the caller to do something with keyd; add what it tells and what it costs."""
+        daemon = self.daemon
+        keyd = {"daemon": [daemon.pid], "worker": daemon.workers()}
+        self.add(name, self.caller, keyd, do, **asked)
+
+    def measure_floor(self, name: str, **asked: Any) -> None:
+        """The same of the no-op server."""
+        self.add(name, self.caller, {"server": [self.noop.pid]}, "noop", **asked)
+
+    def add(self, name: str, asker: Program, served_by: Watched, do: str, **asked: Any) -> None:
+        """Ask a program, and watch it and what serves it meanwhile."""
+        watched = {"client": [asker.pid], **served_by}
+        before = spent_by(watched)
+        told = asker.ask(do, **asked)
+        cpu_us = each_us(before, spent_by(watched), told["done"])
+        self.figures.add(name, Timing.of({**told, "cpu_us": cpu_us}))
 
 
 def floors(bench: Bench) -> None:
@@ -42,10 +64,9 @@ def floors(bench: Bench) -> None:
     for kind, key in bench.keys.items():
         asked = {"scheme": key["scheme"], "cka_id": key["cka_id"], "seconds": seconds}
         for threads in (1, 2):
-            told = bench.raw.ask("sign", threads=threads, **asked)
-            bench.figures.add(f"raw/{kind}/{threads}", Timing.of(told))
-        told = bench.raw.ask("verify", public_der=key["public_der"], **asked)
-        bench.figures.add(f"verify/{kind}", Timing.of(told))
+            bench.add(f"raw/{kind}/{threads}", bench.raw, {}, "sign", threads=threads, **asked)
+        public = key["public_der"]
+        bench.add(f"verify/{kind}", bench.raw, {}, "verify", public_der=public, **asked)
     bench.figures.add("disk", _durable_writes(bench.place.ledger))
 
 
@@ -54,10 +75,8 @@ def unary(bench: Bench) -> None:
     for socket, profile in PROFILES.items():
         for callers in CALLERS:
             asked = {"profile": profile, "callers": callers, "seconds": bench.plan.call_s}
-            floor = bench.caller.ask("noop", **asked)
-            bench.figures.add(f"noop/{socket}/{callers}", Timing.of(floor))
-            told = bench.caller.ask("sign", kind="p256", **asked)
-            bench.figures.add(f"unary/{socket}/{callers}", Timing.of(told))
+            bench.measure_floor(f"noop/{socket}/{callers}", **asked)
+            bench.measure(f"unary/{socket}/{callers}", "sign", kind="p256", **asked)
 
 
 def schemes(bench: Bench) -> None:
@@ -65,21 +84,19 @@ def schemes(bench: Bench) -> None:
     for kind in bench.keys:
         if kind != "p256":
             asked = {"profile": "dev", "callers": 32, "seconds": bench.plan.call_s}
-            told = bench.caller.ask("sign", kind=kind, **asked)
-            bench.figures.add(f"unary/{kind}/32", Timing.of(told))
+            bench.measure(f"unary/{kind}/32", "sign", kind=kind, **asked)
 
 
 def batch(bench: Bench) -> None:
     """`sign_metadata_batch` by batch size."""
     for size in BATCHES:
-        told = bench.caller.ask("batch", kind="p256", size=size, seconds=bench.plan.call_s / 2)
-        bench.figures.add(f"batch/{size}", Timing.of(told))
+        seconds = bench.plan.call_s / 2
+        bench.measure(f"batch/{size}", "batch", kind="p256", size=size, seconds=seconds)
 
 
 def pep458(bench: Bench) -> None:
     """Every bin of an index in one batch."""
-    told = bench.caller.ask("batch", kind="p256", size=bench.plan.bins, seconds=0.0)
-    bench.figures.add("pep458", Timing.of(told))
+    bench.measure("pep458", "batch", kind="p256", size=bench.plan.bins, seconds=0.0)
 
 
 def start(plan: Plan, place: Place, figures: Figures) -> None:

@@ -119,11 +119,15 @@ class Daemon:
             raise DaemonFailed("not started")
         return self._process.pid
 
-    def resident_mb(self) -> float:
-        """RSS of daemon and workers, in MB."""
+    def workers(self) -> list[int]:
+        """The processes of its workers."""
         # A child is listed with the thread that started it.
         listed = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/children")]
-        return sum(map(_resident_kb, [str(self.pid), *" ".join(listed).split()])) / 1000
+        return [int(pid) for pid in " ".join(listed).split()]
+
+    def resident_mb(self) -> float:
+        """RSS of daemon and workers, in MB."""
+        return sum(map(_resident_kb, [self.pid, *self.workers()])) / 1000
 
     @property
     def _log(self) -> Path:
@@ -153,7 +157,7 @@ class Daemon:
         raise DaemonFailed(_last_words(self._log))
 
 
-def _resident_kb(pid: str) -> int:
+def _resident_kb(pid: int) -> int:
     found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return 0 if found is None else int(found[1])
 

@@ -46,6 +46,11 @@ class Program:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def ask(self, do: str, **arguments: Any) -> Any:
         """The answer to one command. Raises: ProgramFailed."""
         sender, receiver = self._process.stdin, self._process.stdout

@@ -31,14 +31,14 @@ class _Raw:
         self._token.enter()
         self._token.login(Login(credential_file=pin_file))
 
-    def sign(self, scheme: str, cka_id: str, threads: int, seconds: float) -> Mapping[str, float]:
+    def sign(self, scheme: str, cka_id: str, threads: int, seconds: float) -> Mapping[str, Any]:
         """Signatures by so many threads, each with a session and a key handle of its own."""
         works = [_signing(self._session(), scheme, cka_id) for _ in range(threads)]
         return closed_loop(works, seconds).told()
 
     def verify(
         self, scheme: str, cka_id: str, public_der: str, seconds: float
-    ) -> Mapping[str, float]:
+    ) -> Mapping[str, Any]:
         """Verifications in software of one signature in its TUF form, on one thread."""
         key = _private_key(self._session(), cka_id)
         signature = schemes.sign(key, scheme, _MESSAGE, self._opened.mechanisms)

@@ -18,6 +18,8 @@ from bench.timing import Timing
 
 _FORMAT = 1
 _PACKAGES = ("keyd", "grpcio", "protobuf", "python-pkcs11", "cryptography")
+_PROCESSES = ("client", "server", "daemon", "worker")
+_WATCHED = ("raw", "noop", "unary", "batch", "pep458")
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -56,6 +58,7 @@ def text(read: Mapping[str, Any]) -> str:
         *_section("Floors", _floors(figures)),
         *_section("SignMetadata, 2 KB targets, by KeydSigner, which verifies", _calls(figures)),
         *_section("BatchSignMetadata, P-256", _batches(figures, read)),
+        *_section("Processor time of one signature, or no-op call, in microseconds", _cpu(figures)),
         *_section("Start, memory, growth", _rest(figures)),
         *_section("Goals", [_goal_cells(goal) for goal in all_goals(figures)]),
     ]
@@ -162,6 +165,17 @@ def _batches(figures: Figures, read: Mapping[str, Any]) -> Iterator[Row]:
         yield (words, _rate(timing), _share(figures, "pep458", "raw/p256/1"))
 
 
+def _cpu(figures: Figures) -> Iterator[Row]:
+    """`cores` says how many were busy: about 1 with many callers, and one interpreter decides."""
+    yield ("", *_PROCESSES, "all", "cores")
+    for name in figures.series:
+        timing = figures.middle(name)
+        if name.partition("/")[0] in _WATCHED and timing.cpu_us:
+            cells = (_us(timing.cpu_us.get(process)) for process in _PROCESSES)
+            cores = timing.rate * timing.cpu_all_us / 1e6
+            yield (name, *cells, _us(timing.cpu_all_us), f"{cores:.2f}")
+
+
 def _rest(figures: Figures) -> Iterator[Row]:
     for name, value in sorted(figures.numbers.items()):
         yield (name, f"{value:.3f}")
@@ -191,6 +205,10 @@ def _share(figures: Figures, name: str, floor: str) -> str:
 
 def _rate(timing: Timing) -> str:
     return f"{timing.rate:,.0f}/s"
+
+
+def _us(microseconds: float | None) -> str:
+    return "" if microseconds is None else f"{microseconds:,.0f}"
 
 
 def _ms(microseconds: float) -> str:

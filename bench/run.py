@@ -31,17 +31,17 @@ def measure(plan: Plan, wanted: frozenset[str]) -> Figures:
         print("start", flush=True)
         with _place() as place:
             parts.start(plan, place, figures)
-    with _place() as place, _bench(plan, place, figures) as (bench, daemon):
+    with _place() as place, _bench(plan, place, figures) as bench:
         for number in range(plan.rounds):
             print(f"round {number + 1} of {plan.rounds}", flush=True)
             parts.floors(bench)
             for name, part in _IN_ROUNDS.items():
                 if name in wanted:
                     part(bench)
-        figures.numbers["resident_mb"] = daemon.resident_mb()
+        figures.numbers["resident_mb"] = bench.daemon.resident_mb()
     if "growth" in wanted:
         print("growth", flush=True)
-        with _place() as place, _bench(plan, place, figures) as (bench, _):
+        with _place() as place, _bench(plan, place, figures) as bench:
             parts.growth(bench)
     return figures
 
@@ -54,7 +54,7 @@ def _place() -> Iterator[Place]:
 
 
 @contextmanager
-def _bench(plan: Plan, place: Place, figures: Figures) -> Iterator[tuple[Bench, Daemon]]:
+def _bench(plan: Plan, place: Place, figures: Figures) -> Iterator[Bench]:
     """The daemon of a place, and the programs that measure it."""
     with ExitStack() as stack:
         noop, raw, caller = (
@@ -68,4 +68,4 @@ def _bench(plan: Plan, place: Place, figures: Figures) -> Iterator[tuple[Bench, 
         caller.ask("connect_noop", socket=socket, port=port, tls=str(place.tls))
         module, pin_file = place.setting("module"), str(place.pin_file)
         raw.ask("open", module=module, label=_LABEL, pin_file=pin_file)
-        yield Bench(plan, place, raw, caller, keys, figures), daemon
+        yield Bench(plan, place, daemon, noop, raw, caller, keys, figures)

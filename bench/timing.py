@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 Work = Callable[[], object]
 _WARM_UP_S = 0.15
@@ -15,20 +16,30 @@ _WARM_UP_S = 0.15
 
 @dataclass(frozen=True)
 class Timing:
-    """One measurement: things done per second, and how long one took, in microseconds."""
+    """One measurement: things done per second, and how long one took, in microseconds.
+
+    `done` counts warming up as well. `cpu_us` is the processor time of one thing, by process.
+    """
 
     rate: float
     p50_us: float
     p99_us: float
+    done: int = 0
+    cpu_us: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, told: Mapping[str, float]) -> Timing:
+    def of(cls, told: Mapping[str, Any]) -> Timing:
         """From what a measuring program answered."""
-        return cls(told["rate"], told["p50_us"], told["p99_us"])
+        return cls(**told)
 
-    def told(self) -> dict[str, float]:
+    def told(self) -> dict[str, Any]:
         """For JSON."""
-        return {"rate": self.rate, "p50_us": self.p50_us, "p99_us": self.p99_us}
+        return asdict(self)
+
+    @property
+    def cpu_all_us(self) -> float:
+        """The processor time of every process; 0 if none was watched."""
+        return sum(self.cpu_us.values())
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -36,8 +47,8 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def summarize(durations_s: Sequence[float], elapsed_s: float) -> Timing:
-    """A rate over `elapsed_s` and percentiles of single durations."""
+def summarize(durations_s: Sequence[float], elapsed_s: float, done: int | None = None) -> Timing:
+    """A rate over `elapsed_s` and percentiles of single durations; `done` if more were."""
     ordered = sorted(durations_s)
     if not ordered:
         raise ValueError("nothing was finished within the measuring time")
@@ -45,15 +56,21 @@ def summarize(durations_s: Sequence[float], elapsed_s: float) -> Timing:
         len(ordered) / elapsed_s,
         1e6 * percentile(ordered, 0.5),
         1e6 * percentile(ordered, 0.99),
+        len(ordered) if done is None else done,
     )
 
 
 def middle(timings: Sequence[Timing]) -> Timing:
-    """The median of every figure."""
+    """The median of every figure, and all that was done."""
     return Timing(
         median(t.rate for t in timings),
         median(t.p50_us for t in timings),
         median(t.p99_us for t in timings),
+        sum(t.done for t in timings),
+        {
+            name: median(t.cpu_us[name] for t in timings if name in t.cpu_us)
+            for name in timings[0].cpu_us
+        },
     )
 
 
@@ -61,19 +78,21 @@ def closed_loop(works: Sequence[Work], seconds: float) -> Timing:
     """Call each work again and again, each in a thread of its own; count what ends in time."""
     ready = threading.Barrier(len(works))
 
-    def loop(work: Work) -> list[float]:
+    def loop(work: Work) -> tuple[int, list[float]]:
         ready.wait()
         clock = time.perf_counter
         begin = clock() + _WARM_UP_S
         end = begin + seconds
-        durations = []
+        done, durations = 0, []
         while (started := clock()) < end:
             work()
             ended = clock()
+            done += 1
             if started >= begin and ended <= end:
                 durations.append(ended - started)
-        return durations
+        return done, durations
 
     with ThreadPoolExecutor(len(works)) as pool:
         per_thread = list(pool.map(loop, works))
-    return summarize([one for durations in per_thread for one in durations], seconds)
+    durations = [one for _, durations in per_thread for one in durations]
+    return summarize(durations, seconds, sum(done for done, _ in per_thread))

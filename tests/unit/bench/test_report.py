@@ -51,6 +51,15 @@ def test_calls_with_other_keys_are_compared_with_the_no_op_of_their_socket() -> 
     assert line.endswith(f"{9 / 7:.2f}")
 
 
+def test_the_table_tells_which_process_spends_the_time() -> None:
+    figures = a_run()
+    costs = {"client": 300.0, "daemon": 1000.0, "worker": 200.0}
+    figures.add("unary/mtls/8", Timing(800.0, 100, 300, 640, costs))
+    lines = report.text(report.document(figures, QUICK)).splitlines()
+    [line] = [line for line in lines if line.split()[:1] == ["unary/mtls/8"]]
+    assert line.split()[1:] == ["300", "1,000", "200", "1,500", "1.20"]
+
+
 def test_documents_of_another_format_are_refused() -> None:
     with pytest.raises(ValueError, match="run the bench again"):
         report.figures_of({"format": 0})

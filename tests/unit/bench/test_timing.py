@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from bench.timing import Timing, closed_loop, middle, percentile, summarize
@@ -27,13 +29,23 @@ def test_nothing_measured_is_no_figure() -> None:
 
 
 def test_the_median_is_taken_of_every_figure_by_itself() -> None:
-    rounds = [Timing(1, 30, 300), Timing(3, 10, 200), Timing(2, 20, 100)]
-    assert middle(rounds) == Timing(2, 20, 200)
+    rounds = [
+        Timing(1, 30, 300, 5, {"client": 7}),
+        Timing(3, 10, 200, 6, {"client": 9}),
+        Timing(2, 20, 100, 7, {"client": 8}),
+    ]
+    assert middle(rounds) == Timing(2, 20, 200, 18, {"client": 8})
 
 
 def test_timings_survive_the_pipe() -> None:
-    timing = Timing(1.5, 2.5, 3.5)
-    assert Timing.of(timing.told()) == timing
+    timing = Timing(1.5, 2.5, 3.5, 4, {"client": 5.5, "daemon": 6.5})
+    assert Timing.of(json.loads(json.dumps(timing.told()))) == timing
+    assert timing.cpu_all_us == pytest.approx(12)
+
+
+def test_more_may_be_done_than_was_timed() -> None:
+    assert summarize([0.1, 0.1], 1.0).done == 2
+    assert summarize([0.1, 0.1], 1.0, 5) == Timing(2, 1e5, 1e5, 5)
 
 
 def test_every_work_of_a_closed_loop_runs_in_a_thread_of_its_own() -> None:
@@ -44,6 +56,7 @@ def test_every_work_of_a_closed_loop_runs_in_a_thread_of_its_own() -> None:
 
     timing = closed_loop([lambda: work(0), lambda: work(1)], 0.05)
     assert min(calls) > 0
+    assert timing.done == sum(calls)
     assert timing.rate > 0
 
 
