@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,12 +37,19 @@ class _Caller:
         self._bins: dict[str, Bins] = {}
         self._noops: dict[str, Any] = {}
 
-    def prepare(self, directory: str, bins: int) -> Mapping[str, Mapping[str, str]]:
+    def prepare(
+        self, directory: str, bins: int, kinds: Sequence[str]
+    ) -> Mapping[str, Mapping[str, str]]:
         """Make the repository; returns CKA_ID and public key (DER, hex) by name of the key."""
         written = bodies(bins)
-        for kind in repository.KINDS:
+        wanted = [kind for kind in repository.KINDS if kind.name in kinds]
+        for kind in wanted:
             self._bins[kind.name] = Bins(kind.name, bins, written)
-        return repository.build(Path(directory))
+        return repository.build(Path(directory), wanted)
+
+    def add_keys(self, until: int) -> int:
+        """Make keys until the daemon has so many; returns how many it has."""
+        return repository.add_keys(until)
 
     def connect_noop(self, socket: str, port: int, tls: str) -> None:
         """Channels to the no-op server, over the same two kinds of socket."""
@@ -109,6 +116,7 @@ if __name__ == "__main__":
     answer(
         {
             "prepare": caller.prepare,
+            "add_keys": caller.add_keys,
             "connect_noop": caller.connect_noop,
             "noop": caller.noop,
             "sign": caller.sign,

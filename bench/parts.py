@@ -6,17 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from bench.cpu import Watched, each_us, spent_by
 from bench.figures import Figures
 from bench.place import KEYD, Daemon, Place
 from bench.plan import Plan
-from bench.program import Program
+from bench.stand import Bench, new_place, standing
 from bench.timing import Timing, summarize
 
 CALLERS = (1, 8, 32)
@@ -26,47 +22,15 @@ _RECORD = bytes(400)
 _COMMITS = 200
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A running daemon with everything that measures it; `keys` are told by the caller."""
-
-    plan: Plan
-    place: Place
-    daemon: Daemon
-    noop: Program
-    raw: Program
-    caller: Program
-    keys: Mapping[str, Mapping[str, str]]
-    figures: Figures
-
-    def measure(self, name: str, do: str, **asked: Any) -> None:
-        """Ask the caller to do something with keyd; add what it tells and what it costs."""
-        daemon = self.daemon
-        keyd = {"daemon": [daemon.pid], "worker": daemon.workers()}
-        self.add(name, self.caller, keyd, do, **asked)
-
-    def measure_floor(self, name: str, **asked: Any) -> None:
-        """The same of the no-op server."""
-        self.add(name, self.caller, {"server": [self.noop.pid]}, "noop", **asked)
-
-    def add(self, name: str, asker: Program, served_by: Watched, do: str, **asked: Any) -> None:
-        """Ask a program, and watch it and what serves it meanwhile."""
-        watched = {"client": [asker.pid], **served_by}
-        before = spent_by(watched)
-        told = asker.ask(do, **asked)
-        cpu_us = each_us(before, spent_by(watched), told["done"])
-        self.figures.add(name, Timing.of({**told, "cpu_us": cpu_us}))
-
-
 def floors(bench: Bench) -> None:
     """Raw signatures and verifications, no-op calls, durable writes."""
     seconds = bench.plan.raw_s
     for kind, key in bench.keys.items():
-        asked = {"scheme": key["scheme"], "cka_id": key["cka_id"], "seconds": seconds}
         for threads in (1, 2):
-            bench.add(f"raw/{kind}/{threads}", bench.raw, {}, "sign", threads=threads, **asked)
+            name = f"raw/{kind}/{threads}"
+            bench.measure_raw(name, "sign", kind, threads=threads, seconds=seconds)
         public = key["public_der"]
-        bench.add(f"verify/{kind}", bench.raw, {}, "verify", public_der=public, **asked)
+        bench.measure_raw(f"verify/{kind}", "verify", kind, public_der=public, seconds=seconds)
     bench.figures.add("disk", _durable_writes(bench.place.ledger))
 
 
@@ -75,7 +39,7 @@ def unary(bench: Bench) -> None:
     for socket, profile in PROFILES.items():
         for callers in CALLERS:
             asked = {"profile": profile, "callers": callers, "seconds": bench.plan.call_s}
-            bench.measure_floor(f"noop/{socket}/{callers}", **asked)
+            bench.measure_noop(f"noop/{socket}/{callers}", **asked)
             bench.measure(f"unary/{socket}/{callers}", "sign", kind="p256", **asked)
 
 
@@ -116,22 +80,20 @@ def start(plan: Plan, place: Place, figures: Figures) -> None:
     }
 
 
-def growth(bench: Bench) -> None:
+def growth(plan: Plan, figures: Figures) -> None:
     """The batch rate as recorded signatures add up, each beside raw signing at that time."""
-    key = bench.keys["p256"]
-    asked = {"scheme": key["scheme"], "cka_id": key["cka_id"], "threads": 1}
-    recorded, size = 0, 1024
-    for records in bench.plan.growth:
-        while recorded + size <= records:
-            bench.caller.ask("batch", kind="p256", size=size, seconds=0.0)
-            recorded += size
-        rates = []
-        for _ in range(bench.plan.rounds):
-            raw = bench.raw.ask("sign", seconds=bench.plan.raw_s, **asked)
-            told = bench.caller.ask("batch", kind="p256", size=size, seconds=0.0)
-            recorded += size
-            rates.append(told["rate"] / raw["rate"])
-        bench.figures.numbers[f"growth/{records}"] = median(rates)
+    with new_place() as place, standing(plan, place, figures, ("p256",)) as bench:
+        recorded, size = 0, 1024
+        for records in plan.growth:
+            while recorded + size <= records:
+                bench.caller.ask("batch", kind="p256", size=size, seconds=0.0)
+                recorded += size
+            for _ in range(plan.rounds):
+                floor = f"growth/raw/{records}"
+                bench.measure_raw(floor, "sign", "p256", threads=1, seconds=plan.raw_s)
+                name = f"growth/{records}"
+                bench.measure(name, "batch", kind="p256", size=size, seconds=0.0)
+                recorded += size
 
 
 def _run_s(command: list[str]) -> float:

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 KEYD = (sys.executable, "-P", "-m", "keyd")
@@ -30,9 +31,10 @@ class DaemonFailed(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """What `keyd dev` made, and where."""
+    """What `keyd dev` made, and where; `variables` is what its module needs besides."""
 
     base: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> Path:
@@ -40,7 +42,7 @@ class Place:
 
     @property
     def ledger(self) -> Path:
-        return self.base / "ledger"
+        return Path(self.setting("ledger"))
 
     @property
     def tls(self) -> Path:
@@ -56,6 +58,7 @@ class Place:
         return {
             "KEYD_PROFILE_DIR": str(self.base / "profiles"),
             "SOFTHSM2_CONF": str(self.base / "softhsm" / "softhsm2.conf"),
+            **self.variables,
         }
 
     def setting(self, name: str) -> str:
@@ -64,6 +67,13 @@ class Place:
         if found is None:
             raise DaemonFailed(f"{self.config} says nothing of {name}")
         return found[1]
+
+    def edit(self, found: str, instead: str) -> None:
+        """Change the configuration where it says `found`, once. Raises: DaemonFailed."""
+        before = self.config.read_text()
+        if before.count(found) != 1:
+            raise DaemonFailed(f"{self.config} says {found!r} not exactly once")
+        self.config.write_text(before.replace(found, instead))
 
 
 def make_place(base: Path) -> Place:

@@ -19,7 +19,7 @@ from bench.timing import Timing
 _FORMAT = 1
 _PACKAGES = ("keyd", "grpcio", "protobuf", "python-pkcs11", "cryptography")
 _PROCESSES = ("client", "server", "daemon", "worker")
-_WATCHED = ("raw", "noop", "unary", "batch", "pep458")
+_WATCHED = ("raw", "noop", "unary", "batch", "pep458", "memory", "keys", "slow", "growth")
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -58,9 +58,10 @@ def text(read: Mapping[str, Any]) -> str:
         *_section("Floors", _floors(figures)),
         *_section("SignMetadata, 2 KB targets, by KeydSigner, which verifies", _calls(figures)),
         *_section("BatchSignMetadata, P-256", _batches(figures, read)),
+        *_section("Side by side", _side_by_side(figures)),
         *_section("Processor time of one signature, or no-op call, in microseconds", _cpu(figures)),
-        *_section("Start, memory, growth", _rest(figures)),
-        *_section("Goals", [_goal_cells(goal) for goal in all_goals(figures)]),
+        *_section("Start and memory", _rest(figures)),
+        *_section("Goals", _goals(figures)),
     ]
     return "\n".join(parts)
 
@@ -130,8 +131,9 @@ def _raw(figures: Figures) -> Iterator[Row]:
 
 def _floors(figures: Figures) -> Iterator[Row]:
     yield ("", "rate", "p50", "p99")
-    disk = figures.middle("disk")
-    yield ("400 bytes, fdatasync", _rate(disk), _ms(disk.p50_us), _ms(disk.p99_us))
+    if "disk" in figures:
+        disk = figures.middle("disk")
+        yield ("400 bytes, fdatasync", _rate(disk), _ms(disk.p50_us), _ms(disk.p99_us))
     for name in figures.series:
         if name.startswith("noop/"):
             _, socket, callers = name.split("/")
@@ -165,6 +167,14 @@ def _batches(figures: Figures, read: Mapping[str, Any]) -> Iterator[Row]:
         yield (words, _rate(timing), _share(figures, "pep458", "raw/p256/1"))
 
 
+def _side_by_side(figures: Figures) -> Iterator[Row]:
+    yield ("", "rate", "p50", "p99")
+    for name in figures.series:
+        if name.partition("/")[0] in ("memory", "keys", "slow", "growth"):
+            timing = figures.middle(name)
+            yield (name, _rate(timing), _ms(timing.p50_us), _ms(timing.p99_us))
+
+
 def _cpu(figures: Figures) -> Iterator[Row]:
     """`cores` says how many were busy: about 1 with many callers, and one interpreter decides."""
     yield ("", *_PROCESSES, "all", "cores")
@@ -177,8 +187,15 @@ def _cpu(figures: Figures) -> Iterator[Row]:
 
 
 def _rest(figures: Figures) -> Iterator[Row]:
+    yield ("", "")
     for name, value in sorted(figures.numbers.items()):
         yield (name, f"{value:.3f}")
+
+
+def _goals(figures: Figures) -> Iterator[Row]:
+    yield ("", "measured", "wanted", "")
+    for goal in all_goals(figures):
+        yield _goal_cells(goal)
 
 
 def _goal_cells(goal: Goal) -> Row:
@@ -188,8 +205,10 @@ def _goal_cells(goal: Goal) -> Row:
     return (goal.name, measured, f"{sign} {goal.limit:g}{aim} {goal.unit}".rstrip(), goal.verdict)
 
 
-def _section(title: str, rows: Iterator[Row] | Sequence[Row]) -> Iterator[str]:
+def _section(title: str, rows: Iterator[Row]) -> Iterator[str]:
     written = list(rows)
+    if len(written) < 2:
+        return  # nothing below the heads of the columns
     widths = [max(map(len, column)) for column in zip(*written, strict=True)]
     yield f"\n{title}"
     for first, *others in written:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,20 +51,29 @@ def key_name(kind: str) -> str:
     return f"bench-{kind}"
 
 
-def build(directory: Path) -> Mapping[str, Mapping[str, str]]:
+def build(directory: Path, kinds: Sequence[Kind]) -> Mapping[str, Mapping[str, str]]:
     """Keys, root, targets and the delegations, all signed by the daemon."""
     with Client(_PROFILE) as client:
         for name in (name for keys in _TOP_LEVEL.values() for name in keys.keys):
             client.keys.create(name, _TOKEN, scheme="ecdsa-sha2-nistp256")
-        for kind in KINDS:
+        for kind in kinds:
             client.keys.create(
                 key_name(kind.name), _TOKEN, scheme=kind.scheme, rsa_bits=kind.rsa_bits
             )
         made = KeydRepository(directory, _PROFILE, NAME)
         made.initialize(_TOP_LEVEL, development=True)
-        for kind in KINDS:
+        for kind in kinds:
             _delegate_bins(client, made, kind)
-        return {kind.name: _described(client, key_name(kind.name)) for kind in KINDS}
+        return {kind.name: _described(client, key_name(kind.name)) for kind in kinds}
+
+
+def add_keys(until: int) -> int:
+    """Make keys that sign nothing until there are so many; returns how many there are."""
+    with Client(_PROFILE) as client:
+        known = sum(1 for _ in client.keys.list())
+        for number in range(known, until):
+            client.keys.create(f"bench-idle-{number}", _TOKEN, scheme="ecdsa-sha2-nistp256")
+        return max(known, until)
 
 
 def _delegate_bins(client: Client, made: KeydRepository, kind: Kind) -> None:

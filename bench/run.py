@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-
-from bench import parts
+from bench import parts, variants
 from bench.figures import Figures
-from bench.parts import Bench
-from bench.place import Daemon, Place, make_place
 from bench.plan import Plan
-from bench.program import Program
+from bench.stand import new_place, standing
 
 _IN_ROUNDS = {
     "unary": parts.unary,
@@ -20,52 +13,41 @@ _IN_ROUNDS = {
     "batch": parts.batch,
     "pep458": parts.pep458,
 }
-PARTS = (*_IN_ROUNDS, "start", "growth")
-_LABEL = "keyd-dev"
+_APART = {
+    "memory": variants.memory,
+    "keys": variants.keys,
+    "slow": variants.slow,
+    "growth": parts.growth,
+}
+PARTS = ("start", *_IN_ROUNDS, *_APART)
 
 
 def measure(plan: Plan, wanted: frozenset[str]) -> Figures:
-    """Everything in `wanted`, and always the floors."""
+    """Everything in `wanted`, and the floors of what is measured in rounds."""
     figures = Figures()
     if "start" in wanted:
-        print("start", flush=True)
-        with _place() as place:
+        _say("start")
+        with new_place() as place:
             parts.start(plan, place, figures)
-    with _place() as place, _bench(plan, place, figures) as bench:
+    if wanted & _IN_ROUNDS.keys():
+        _rounds(plan, wanted, figures)
+    for name, part in _APART.items():
+        if name in wanted:
+            _say(name)
+            part(plan, figures)
+    return figures
+
+
+def _rounds(plan: Plan, wanted: frozenset[str], figures: Figures) -> None:
+    with new_place() as place, standing(plan, place, figures) as bench:
         for number in range(plan.rounds):
-            print(f"round {number + 1} of {plan.rounds}", flush=True)
+            _say(f"round {number + 1} of {plan.rounds}")
             parts.floors(bench)
             for name, part in _IN_ROUNDS.items():
                 if name in wanted:
                     part(bench)
         figures.numbers["resident_mb"] = bench.daemon.resident_mb()
-    if "growth" in wanted:
-        print("growth", flush=True)
-        with _place() as place, _bench(plan, place, figures) as bench:
-            parts.growth(bench)
-    return figures
 
 
-@contextmanager
-def _place() -> Iterator[Place]:
-    # A short name: sockets lie below it.
-    with tempfile.TemporaryDirectory(prefix="keyd-bench-") as base:
-        yield make_place(Path(base) / "k")
-
-
-@contextmanager
-def _bench(plan: Plan, place: Place, figures: Figures) -> Iterator[Bench]:
-    """The daemon of a place, and the programs that measure it."""
-    with ExitStack() as stack:
-        noop, raw, caller = (
-            stack.enter_context(Program(module, place.environment))
-            for module in ("noop", "raw", "caller")
-        )
-        daemon = stack.enter_context(Daemon(place))
-        repository, socket = place.base.parent / "repository", str(place.base.parent / "noop.sock")
-        keys = caller.ask("prepare", directory=str(repository), bins=plan.bins)
-        port = noop.ask("listen", socket=socket, tls=str(place.tls))
-        caller.ask("connect_noop", socket=socket, port=port, tls=str(place.tls))
-        module, pin_file = place.setting("module"), str(place.pin_file)
-        raw.ask("open", module=module, label=_LABEL, pin_file=pin_file)
-        yield Bench(plan, place, daemon, noop, raw, caller, keys, figures)
+def _say(words: str) -> None:
+    print(words, flush=True)

@@ -6,6 +6,7 @@
  *
  *   rv CODE early|late   return CODE (hexadecimal), before or after the module did its work
  *   flip                 change the first byte of what C_Sign returned
+ *   delay MILLISECONDS   take so much longer; C_Sign only when it signs, not when asked for a length
  *   hang | abort | exit | print
  *
  * and is removed by the call that obeys it; DIR/NAME.always is obeyed every time. DIR/NAME.max bounds
@@ -71,6 +72,12 @@ static void misbehave(const char *line) {
     }
 }
 
+static void delay(const char *line) {
+    long milliseconds = 0;
+    if (sscanf(line, "delay %ld", &milliseconds) == 1)
+        usleep(1000 * milliseconds);
+}
+
 static int sessions_full(void) {
     char path[4096];
     int max = 0;
@@ -102,6 +109,8 @@ static ul pass(int entry, const char *name, ul a, ul b, ul c, ul d, ul e, ul f, 
     int fails = ordered && sscanf(line, "rv %lx %15s", &code, when) == 2;
     if (ordered)
         misbehave(line);
+    if (ordered && (strcmp(name, "C_Sign") || d))
+        delay(line);
     if (fails && !strcmp(when, "early"))
         return code;
     if (!strcmp(name, "C_OpenSession") && sessions_full())
