@@ -128,4 +128,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the `keyd` program."""
-    sys.exit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["serve"]:
+        from keyd.daemon.frugal import be_frugal  # noqa: PLC0415 - other commands do without
+
+        be_frugal()
+    sys.exit(run(arguments))

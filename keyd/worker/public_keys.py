@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -65,6 +64,9 @@ def public_key(attributes: Mapping[Attribute, Any]) -> PublicKey | None:
 def certified_key(certificate: bytes) -> PublicKey | None:
     """The subject's key of a DER certificate (CKA_VALUE), None if it is unreadable or unknown."""
     try:
+        # Few tokens need it, and it costs more than a megabyte.
+        from cryptography import x509  # noqa: PLC0415
+
         return _known(x509.load_der_x509_certificate(certificate).public_key())
     except (ValueError, UnsupportedAlgorithm):
         return None
