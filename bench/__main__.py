@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted.readme:
         report.write_readme(ROOT / "README.md", json.loads(wanted.out.read_text()))
         return 0
+    # An installed keyd is compiled; ours must not be compiled anew at every start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     plan = FULL if wanted.full else QUICK
     read = report.document(measure(plan, frozenset(wanted.parts or PARTS)), plan)
     report.write_json(wanted.out, read)

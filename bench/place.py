@@ -136,8 +136,8 @@ class Daemon:
         return [int(pid) for pid in " ".join(listed).split()]
 
     def resident_mb(self) -> float:
-        """RSS of daemon and workers, in MB."""
-        return sum(map(_resident_kb, [self.pid, *self.workers()])) / 1000
+        """RSS of daemon and workers, in MB (10^6 bytes); pages they share count twice."""
+        return sum(map(_resident_kib, [self.pid, *self.workers()])) * 1024 / 1e6
 
     @property
     def _log(self) -> Path:
@@ -167,7 +167,7 @@ class Daemon:
         raise DaemonFailed(_last_words(self._log))
 
 
-def _resident_kb(pid: int) -> int:
+def _resident_kib(pid: int) -> int:
     found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return 0 if found is None else int(found[1])
 

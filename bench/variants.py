@@ -48,7 +48,7 @@ def slow(plan: Plan, figures: Figures) -> None:
         standing(plan, slowed, figures, _KINDS) as bench,
     ):
         for _ in range(plan.rounds):
-            bench.measure_raw("slow/raw/8", "sign", "p256", threads=SESSIONS, seconds=plan.raw_s)
+            bench.measure_raw("slow/raw/8", "sign", "p256", threads=SESSIONS, seconds=plan.call_s)
             _unary(bench, "slow/unary/64", SLOW_CALLERS)
             _batch(bench, "slow/batch")
 
