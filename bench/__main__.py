@@ -10,25 +10,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import report
+from bench.figures import Figures
 from bench.plan import FULL, QUICK
 from bench.program import ROOT
+from bench.publish import publish
 from bench.run import PARTS, measure
 
 _JSON = ROOT / "build" / "bench.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, or write the README's table from the last run."""
+    """Run, or write the tables of README.md and the documentation from the last run."""
     wanted = _parser().parse_args(arguments)
     if wanted.readme:
-        report.write_readme(ROOT / "README.md", json.loads(wanted.out.read_text()))
+        publish(json.loads(wanted.out.read_text()))
         return 0
     # An installed keyd is compiled; ours must not be compiled anew at every start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     plan = FULL if wanted.full else QUICK
-    read = report.document(measure(plan, frozenset(wanted.parts or PARTS)), plan)
-    report.write_json(wanted.out, read)
-    print(report.text(read))
+
+    def keep(figures: Figures) -> None:
+        report.write_json(wanted.out, report.document(figures, plan))
+
+    figures = measure(plan, frozenset(wanted.parts or PARTS), keep)
+    print(report.text(report.document(figures, plan)))
     print(f"\nwritten: {wanted.out}")
     return 0
 
@@ -36,10 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--quick", action="store_true", help="about 90 seconds (the default)")
-    extent.add_argument("--full", action="store_true", help="16,384 bins, a million records")
+    extent.add_argument("--quick", action="store_true", help="3 minutes (the default)")
     extent.add_argument(
-        "--readme", action="store_true", help="write README.md's table from the last run"
+        "--full", action="store_true", help="half an hour: 16,384 bins, a million records"
+    )
+    extent.add_argument(
+        "--readme",
+        action="store_true",
+        help="write the tables of README.md and the docs from the last run",
     )
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, metavar="PART", help=f"only {', '.join(PARTS)}; floors"

@@ -20,6 +20,7 @@ BATCHES = (1, 16, 64, 256, 1024)
 PROFILES = {"unix": "dev", "mtls": "dev-tls"}
 _RECORD = bytes(400)
 _COMMITS = 200
+_TOLD = 16 * 1024  # records between two words of progress
 
 
 def floors(bench: Bench) -> None:
@@ -88,6 +89,8 @@ def growth(plan: Plan, figures: Figures) -> None:
             while recorded + size <= records:
                 bench.caller.ask("batch", kind="p256", size=size, seconds=0.0)
                 recorded += size
+                if recorded % _TOLD == 0:
+                    print(f"  {recorded:,} of {plan.growth[-1]:,}", flush=True)
             for _ in range(plan.rounds):
                 floor = f"growth/raw/{records}"
                 bench.measure_raw(floor, "sign", "p256", threads=1, seconds=plan.raw_s)

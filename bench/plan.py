@@ -23,8 +23,8 @@ QUICK = Plan(
 )
 FULL = Plan(
     name="full",
-    rounds=7,
-    call_s=3.0,
+    rounds=5,
+    call_s=2.0,
     raw_s=1.0,
     bins=16_384,
     starts=10,

@@ -1,4 +1,4 @@
-"""What a run says: lines for people, JSON for machines, a table for the README."""
+"""What a run says: lines for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figures
-from bench.goals import Goal, all_goals
+from bench.goals import all_goals
 from bench.plan import Plan
 from bench.timing import Timing
+from bench.words import as_ms, as_rate, as_us, cores_busy, goal_cells, machine_line, share_of
 
 _FORMAT = 1
 _PACKAGES = ("keyd", "grpcio", "protobuf", "python-pkcs11", "cryptography")
 _PROCESSES = ("client", "server", "daemon", "worker")
 _WATCHED = ("raw", "noop", "unary", "batch", "pep458", "memory", "keys", "slow", "growth")
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def document(figures: Figures, plan: Plan) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def text(read: Mapping[str, Any]) -> str:
     figures = figures_of(read)
     parts = [
         f"keyd bench, {read['mode']}, medians of {read['rounds']} rounds",
-        _machine_line(read["machine"]),
+        machine_line(read["machine"]),
         "Clients, floors and keyd share these cores: compare within this table only.",
         *_section("Signatures on the token, python-pkcs11 alone", _raw(figures)),
         *_section("Floors", _floors(figures)),
@@ -64,48 +64,6 @@ def text(read: Mapping[str, Any]) -> str:
         *_section("Goals", _goals(figures)),
     ]
     return "\n".join(parts)
-
-
-def markdown(read: Mapping[str, Any]) -> str:
-    """The README's table."""
-    figures = figures_of(read)
-    lines = ["| measured | per second | p50 | p99 | of its floor |", "|---|--:|--:|--:|--:|"]
-    for name, words, floor in _README_ROWS:
-        if name in figures:
-            timing = figures.middle(name)
-            p50, p99 = ("" if "batch" in name else _ms(us) for us in (timing.p50_us, timing.p99_us))
-            lines.append(
-                f"| {words} | {timing.rate:,.0f} | {p50} | {p99} | {_share(figures, name, floor)} |"
-            )
-    about = (
-        f"One run of `make bench` ({read['mode']}, medians of {read['rounds']} rounds): "
-        f"{_machine_line(read['machine'])}; client, daemon and SoftHSM share the cores. "
-        "The floor of a call is an empty gRPC call, of a batch python-pkcs11 alone on one thread. "
-        "Every signature is checked against the rules, durable before it is made and again before "
-        "it is released, and verified by daemon and client."
-    )
-    return "\n".join([*lines, "", about])
-
-
-_README_ROWS = (
-    ("unary/unix/1", "`SignMetadata`, Unix socket, 1 caller", "noop/unix/1"),
-    ("unary/unix/32", "`SignMetadata`, Unix socket, 32 callers", "noop/unix/32"),
-    ("unary/mtls/32", "`SignMetadata`, mutual TLS, 32 callers", "noop/mtls/32"),
-    ("unary/rsa3072/32", "the same with RSA-3072, Unix socket", "noop/unix/32"),
-    ("batch/64", "`BatchSignMetadata`, 64 items", "raw/p256/1"),
-    ("batch/1024", "`BatchSignMetadata`, 1,024 items", "raw/p256/1"),
-    ("raw/p256/1", "floor: python-pkcs11 alone, 1 thread", "raw/p256/1"),
-    ("noop/unix/32", "floor: empty gRPC call, 32 callers", "noop/unix/32"),
-)
-
-
-def write_readme(path: Path, read: Mapping[str, Any]) -> None:
-    """Replace what stands between the two markers. Raises: ValueError without them."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{path} lacks the lines {_BEGIN} and {_END}")
-    path.write_text(f"{before}{_BEGIN}\n{markdown(read)}\n{_END}{after}", encoding="utf-8")
 
 
 def write_json(path: Path, read: Mapping[str, Any]) -> None:
@@ -126,20 +84,20 @@ def _raw(figures: Figures) -> Iterator[Row]:
             kind = name.split("/")[1]
             one, two = figures.middle(name), figures.middle(f"raw/{kind}/2")
             verified = figures.middle(f"verify/{kind}")
-            yield (kind, _rate(one), _rate(two), _ms(one.p50_us), _rate(verified))
+            yield (kind, as_rate(one), as_rate(two), as_ms(one.p50_us), as_rate(verified))
 
 
 def _floors(figures: Figures) -> Iterator[Row]:
     yield ("", "rate", "p50", "p99")
     if "disk" in figures:
         disk = figures.middle("disk")
-        yield ("400 bytes, fdatasync", _rate(disk), _ms(disk.p50_us), _ms(disk.p99_us))
+        yield ("400 bytes, fdatasync", as_rate(disk), as_ms(disk.p50_us), as_ms(disk.p99_us))
     for name in figures.series:
         if name.startswith("noop/"):
             _, socket, callers = name.split("/")
             timing = figures.middle(name)
             words = f"no-op call, {socket}, {callers} at once"
-            yield (words, _rate(timing), _ms(timing.p50_us), _ms(timing.p99_us))
+            yield (words, as_rate(timing), as_ms(timing.p50_us), as_ms(timing.p99_us))
 
 
 def _calls(figures: Figures) -> Iterator[Row]:
@@ -149,22 +107,22 @@ def _calls(figures: Figures) -> Iterator[Row]:
             _, where, callers = name.split("/")
             timing = figures.middle(name)
             socket = where if f"noop/{where}/{callers}" in figures else "unix"
-            share = _share(figures, name, f"noop/{socket}/{callers}")
-            times = (_ms(timing.p50_us), _ms(timing.p99_us))
-            yield (where, callers, _rate(timing), *times, share)
+            share = share_of(figures, name, f"noop/{socket}/{callers}")
+            times = (as_ms(timing.p50_us), as_ms(timing.p99_us))
+            yield (where, callers, as_rate(timing), *times, share)
 
 
 def _batches(figures: Figures, read: Mapping[str, Any]) -> Iterator[Row]:
     yield ("items", "rate", "of raw, 1 thread")
     for name in figures.series:
         if name.startswith("batch/"):
-            share = _share(figures, name, "raw/p256/1")
-            yield (name.split("/")[1], _rate(figures.middle(name)), share)
+            share = share_of(figures, name, "raw/p256/1")
+            yield (name.split("/")[1], as_rate(figures.middle(name)), share)
     if "pep458" in figures:
         timing = figures.middle("pep458")
         whole = f", so {16_384 / timing.rate:.1f} s for all 16,384"
         words = f"PEP 458: {read['bins']:,} bins{whole}"
-        yield (words, _rate(timing), _share(figures, "pep458", "raw/p256/1"))
+        yield (words, as_rate(timing), share_of(figures, "pep458", "raw/p256/1"))
 
 
 def _side_by_side(figures: Figures) -> Iterator[Row]:
@@ -172,18 +130,16 @@ def _side_by_side(figures: Figures) -> Iterator[Row]:
     for name in figures.series:
         if name.partition("/")[0] in ("memory", "keys", "slow", "growth"):
             timing = figures.middle(name)
-            yield (name, _rate(timing), _ms(timing.p50_us), _ms(timing.p99_us))
+            yield (name, as_rate(timing), as_ms(timing.p50_us), as_ms(timing.p99_us))
 
 
 def _cpu(figures: Figures) -> Iterator[Row]:
-    """`cores` says how many were busy: about 1 with many callers, and one interpreter decides."""
     yield ("", *_PROCESSES, "all", "cores")
     for name in figures.series:
         timing = figures.middle(name)
         if name.partition("/")[0] in _WATCHED and timing.cpu_us:
-            cells = (_us(timing.cpu_us.get(process)) for process in _PROCESSES)
-            cores = timing.rate * timing.cpu_all_us / 1e6
-            yield (name, *cells, _us(timing.cpu_all_us), f"{cores:.2f}")
+            cells = (as_us(timing.cpu_us.get(process)) for process in _PROCESSES)
+            yield (name, *cells, as_us(timing.cpu_all_us), cores_busy(timing))
 
 
 def _rest(figures: Figures) -> Iterator[Row]:
@@ -195,14 +151,7 @@ def _rest(figures: Figures) -> Iterator[Row]:
 def _goals(figures: Figures) -> Iterator[Row]:
     yield ("", "measured", "wanted", "")
     for goal in all_goals(figures):
-        yield _goal_cells(goal)
-
-
-def _goal_cells(goal: Goal) -> Row:
-    sign = "<=" if goal.at_most else ">="
-    aim = f" (aim {goal.aim:g})" if goal.aim is not None else ""
-    measured = "-" if goal.measured is None else f"{goal.measured:.2f}"
-    return (goal.name, measured, f"{sign} {goal.limit:g}{aim} {goal.unit}".rstrip(), goal.verdict)
+        yield goal_cells(goal)
 
 
 def _section(title: str, rows: Iterator[Row]) -> Iterator[str]:
@@ -215,23 +164,6 @@ def _section(title: str, rows: Iterator[Row]) -> Iterator[str]:
         cells = [first.ljust(widths[0])]
         cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         yield "  " + "  ".join(cells).rstrip()
-
-
-def _share(figures: Figures, name: str, floor: str) -> str:
-    share = figures.over_rounds([name, floor], lambda at: at(name).rate / at(floor).rate)
-    return "" if share is None else f"{share:.2f}"
-
-
-def _rate(timing: Timing) -> str:
-    return f"{timing.rate:,.0f}/s"
-
-
-def _us(microseconds: float | None) -> str:
-    return "" if microseconds is None else f"{microseconds:,.0f}"
-
-
-def _ms(microseconds: float) -> str:
-    return f"{microseconds / 1e3:,.2f} ms"
 
 
 # --- the machine ----------------------------------------------------------------------------------
@@ -252,11 +184,3 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def _machine_line(machine: Mapping[str, Any]) -> str:
-    packages = machine["packages"]
-    return (
-        f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, "
-        f"grpcio {packages['grpcio']}, python-pkcs11 {packages['python-pkcs11']}"
-    )

@@ -53,10 +53,39 @@ def test_the_index_job_is_a_multiple_of_raw_time() -> None:
 
 
 def test_growth_compares_the_largest_ledger_with_the_smallest() -> None:
-    numbers = {"growth/1000": 0.4, "growth/100000": 0.3, "growth/10000": 0.5}
-    found = goal(Figures(numbers=numbers), "100,000 records")
+    # The machine is twice as fast by then: each size is compared with raw signing at its time.
+    figures = Figures(
+        {
+            "growth/raw/1000": [at(1000)],
+            "growth/1000": [at(400)],
+            "growth/10000": [at(9)],
+            "growth/raw/100000": [at(2000)],
+            "growth/100000": [at(600)],
+        }
+    )
+    found = goal(figures, "100,000 records")
     assert found.measured == pytest.approx(0.75)
     assert found.verdict == "missed"
+
+
+def test_a_slow_token_is_judged_by_its_sessions_and_its_delay() -> None:
+    found = goal(Figures({"slow/unary/64": [at(600)]}), "slow token")
+    assert found.measured == pytest.approx(0.75)
+    assert found.verdict == "missed"
+
+
+def test_variants_are_compared_with_the_plain_stand_in_each_turn() -> None:
+    figures = Figures(
+        {
+            "memory/plain/unary": [at(90), at(400), at(80)],
+            "memory/memory/unary": [at(100), at(500), at(100)],
+            "keys/plain/batch": [at(100)],
+            "keys/keys/batch": [at(97)],
+        },
+        {"keys/keys": 15},
+    )
+    assert goal(figures, "durable ledger, 32").measured == pytest.approx(0.8)
+    assert goal(figures, "200 keys, batch: of 15").measured == pytest.approx(0.97)
 
 
 def test_slow_schemes_are_judged_by_what_the_cores_allow() -> None:

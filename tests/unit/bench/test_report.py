@@ -1,4 +1,4 @@
-"""The table, the JSON document and the README's part of it."""
+"""The table, the JSON document and what is published of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from bench import report
 from bench.figures import Figures
 from bench.plan import QUICK
+from bench.publish import EXPLANATION, README, publish
 from bench.timing import Timing
 
 
@@ -65,23 +66,47 @@ def test_documents_of_another_format_are_refused() -> None:
         report.figures_of({"format": 0})
 
 
-def test_the_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+@pytest.fixture
+def pages(tmp_path: Path) -> tuple[Path, Path]:
+    pages = tmp_path / "README.md", tmp_path / "performance.md"
+    for page in pages:
+        page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    return pages
+
+
+def test_pages_change_between_their_markers_only(pages: tuple[Path, Path]) -> None:
     read = report.document(a_run(), QUICK)
-    report.write_readme(readme, read)
-    once = readme.read_text()
-    assert once.startswith("before\n<!-- bench:begin -->\n| measured |")
-    assert once.endswith("\n<!-- bench:end -->\nafter\n")
-    assert "old" not in once
-    assert "| 8,000 |" in once
-    report.write_readme(readme, read)
-    assert readme.read_text() == once
+    publish(read, *pages)
+    once = [page.read_text() for page in pages]
+    for text in once:
+        assert text.startswith("before\n<!-- bench:begin -->\n")
+        assert text.endswith("\n<!-- bench:end -->\nafter\n")
+        assert "old" not in text
+    assert "| 8,000 |" in once[0]
+    publish(read, *pages)
+    assert [page.read_text() for page in pages] == once
 
 
-def test_a_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# keyd\n")
+def test_the_explanation_tells_costs_and_goals(pages: tuple[Path, Path]) -> None:
+    figures = a_run()
+    figures.add("unary/mtls/32", Timing(800.0, 100, 300, 640, {"client": 300.0, "daemon": 1e3}))
+    publish(report.document(figures, QUICK), *pages)
+    rows = pages[1].read_text().splitlines()
+    assert any(
+        row.endswith("mutual TLS, 32 callers | 300 | 1,000 |  | 1,300 | 1.04 |") for row in rows
+    )
+    assert any(
+        row.startswith("| daemon and worker, resident | 140.00 | ≤ 150 MB |") for row in rows
+    )
+
+
+def test_a_page_without_markers_is_left_alone(pages: tuple[Path, Path]) -> None:
+    pages[0].write_text("# keyd\n")
     with pytest.raises(ValueError, match="bench:begin"):
-        report.write_readme(readme, report.document(a_run(), QUICK))
-    assert readme.read_text() == "# keyd\n"
+        publish(report.document(a_run(), QUICK), *pages)
+    assert pages[0].read_text() == "# keyd\n"
+
+
+def test_the_real_pages_have_markers() -> None:
+    for page in (README, EXPLANATION):
+        assert page.read_text().count("<!-- bench:") == 2
