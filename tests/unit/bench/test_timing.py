@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -66,3 +67,9 @@ def test_a_failing_work_fails_the_measurement() -> None:
 
     with pytest.raises(RuntimeError, match="refused"):
         closed_loop([work], 0.05)
+
+
+def test_calls_that_began_while_warming_up_count_when_they_end() -> None:
+    durations = iter([0.3, *[0.02] * 1000])
+    timing = closed_loop([lambda: time.sleep(next(durations))], 1.0)
+    assert timing.p99_us >= 300_000
