@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from keyd.domain import merkle
 from keyd.domain.audit import Checkpoint, Entry
@@ -24,8 +25,10 @@ from keyd.domain.records import (
 from keyd.errors import AlreadyExists, StateCorrupt
 from keyd.ledger import codec
 from keyd.ledger.codec import time_text
-from keyd.ledger.log import StoredLog
+from keyd.ledger.known import Known
+from keyd.ledger.log import PendingLog, StoredLog
 from keyd.ledger.marks import Mark
+from keyd.ledger.request_ids import forget_old
 from keyd.ledger.staging import INTENTS, REQUESTS
 from keyd.ledger.versions import VersionWriting, invariant
 
@@ -49,6 +52,13 @@ class SqliteTransaction(VersionWriting):
 
     note = ""
 
+    def __init__(
+        self, connection: sqlite3.Connection, log: PendingLog, known: Known | None = None
+    ) -> None:
+        super().__init__(connection, log, known)
+        # Of undone pieces too: it only says how many old ids may go.
+        self._requests_at: list[datetime] = []
+
     def flush(self) -> merkle.Frontier:
         """Write what was put off and the log's new leaves; return the frontier of the whole log.
 
@@ -57,6 +67,7 @@ class SqliteTransaction(VersionWriting):
         for repository in self._changed:
             self._connection.execute(_RAISE_REVISION, (repository,))
         self._staging.flush()
+        forget_old(self._connection, self._requests_at)
         return self._pending.flush()
 
     def append(self, entry: Entry) -> int:
@@ -168,6 +179,7 @@ class SqliteTransaction(VersionWriting):
     # --- requests and token calls -------------------------------------------------------------
 
     def put_request(self, record: RequestRecord) -> None:
+        self._requests_at.append(record.at)
         self._staging.put(
             REQUESTS,
             (

@@ -176,7 +176,8 @@ def test_an_older_ledger_is_migrated_once_and_its_keyd_refuses_it(
             ledger.close()
     with closing(sqlite3.connect(home.database)) as connection:
         assert connection.execute("SELECT n FROM later").fetchall() == [(42,)]
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        newest = len(migrations()) + 1
+        assert connection.execute("PRAGMA user_version").fetchone() == (newest,)
     with pytest.raises(StateCorrupt, match="LEDGER_SCHEMA_NEWER"):
         home.open()
 
@@ -189,7 +190,7 @@ def test_a_migration_that_fails_changes_nothing(
     with pytest.raises(KeydError):
         home.open()
     with closing(connect_writer(home.database)) as connection:
-        assert check_version(connection, len(steps)) == 2
+        assert check_version(connection, len(steps)) == len(steps) - 1
         assert connection.execute("SELECT n FROM later").fetchall() == [(42,)]
 
 

@@ -1,0 +1,3 @@
+-- Request ids are forgotten in the order of their time (keyd/ledger/request_ids.py).
+
+CREATE INDEX requests_by_time ON requests (at);
