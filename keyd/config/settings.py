@@ -14,12 +14,12 @@ from keyd.errors import InvalidRequest
 
 SOCKET_PATH_BYTES = 107  # sun_path of unix(7) holds 108 with the final NUL
 PIN_SOURCES = ("prompt", "file:", "credential:")
-_PIN_SOURCE = re.compile(r"prompt|file:/.+|credential:[A-Za-z0-9._-]{1,64}")
+_PIN_SOURCE = re.compile(r"prompt|file:/[^\x00\n]+|credential:[A-Za-z0-9._-]{1,64}")
 
 
 def _absolute(path: Path) -> Path:
-    if not path.is_absolute() or ".." in path.parts:
-        raise ValueError("must be an absolute path without '..'")
+    if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
+        raise ValueError("must be an absolute path without '..' and NUL")
     return path
 
 
@@ -36,7 +36,7 @@ def _socket(path: Path) -> Path:
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of "127.0.0.1:8443" or "[::1]:8443". Raises: ValueError."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if not (colon and host and host.isprintable() and port.isdecimal()) or int(port) > 65535:
         raise ValueError('is not of the form "HOST:PORT"')
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise ValueError('needs an IPv6 host in brackets, e.g. "[::1]:8443"')
@@ -77,6 +77,8 @@ AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
 SocketPath = Annotated[Path, Field(strict=False), AfterValidator(_socket)]
 Address = Annotated[str, AfterValidator(_address)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+# What is handed to the operating system cannot hold a NUL.
+SystemText = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -109,7 +111,7 @@ class UnixSettings(Section):
     path: SocketPath
     principal: Name
     administrator: bool = False
-    group: str = ""
+    group: SystemText = ""
 
 
 class TcpSettings(Section):
@@ -149,7 +151,7 @@ class TokenSettings(Section):
     sign_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 2.0
     generate_timeout_s: Annotated[float, Field(ge=1, le=3_600)] = 120.0
     open_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], SystemText] = {}
 
 
 class PolicySettings(Section):
