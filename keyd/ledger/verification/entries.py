@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 Fields = Mapping[str, Any]
 
-_decode = json.JSONDecoder().decode
+
+def _refuse(number: str) -> NoReturn:
+    raise ValueError(f"entries hold no number like {number}")
+
+
+# Infinity is no integer, and what stands for it would be asked to become one.
+_decode = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse).decode
 
 
 def parse(data: bytes) -> Fields | None:
     """The members of an entry; None if it is no JSON object."""
     try:
         parsed = _decode(data.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
 

@@ -72,7 +72,7 @@ def _read_keys(directory: Path, report: Report) -> dict[str, tuple[str, bytes]]:
     found = {}
     for number, line in enumerate(_lines(directory / KEYS)):
         try:
-            described = json.loads(line)
+            described = parse(line) or {}
             public = base64.b64decode(described["public"], validate=True)
             found[hashlib.sha256(public).hexdigest()] = (str(described["scheme"]), public)
         except (ValueError, KeyError, TypeError, binascii.Error):
