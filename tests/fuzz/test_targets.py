@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from keyd.config.load import load_settings
+from keyd.config.settings import Settings
 from keyd.domain.keys import Scheme
 from keyd.domain.payload import Payload
 from keyd.domain.rules import Judgement
 from keyd.domain.token_uri import TokenUri
+from keyd.ledger.verification.report import Report
 from keyd.wire.worker_pb2 import KeyPair
 from tests.fuzz import targets
 from tests.fuzz.__main__ import figures
@@ -63,6 +66,10 @@ def believing(pair: KeyPair) -> object:
     return Scheme(pair.scheme)
 
 
+def deaf(path: Path, environment: object, flags: dict[str, str]) -> Settings:
+    return load_settings(path, {}, flags)
+
+
 # A parser with a fault that it once had, or that others have: its target must notice.
 FAULTS: list[tuple[str, str, Any]] = [
     ("payload", "parse", lenient),
@@ -72,6 +79,8 @@ FAULTS: list[tuple[str, str, Any]] = [
     ("policy", "may_call", lambda policy, caller, method: True),
     ("token_uri", "parse_token_uri", lambda text: TokenUri(text.rpartition("=")[2])),
     ("frames", "to_found", believing),
+    ("settings", "load_settings", deaf),
+    ("exported_log", "verify_export", lambda directory, key: Report()),
 ]
 
 
