@@ -10,23 +10,32 @@ import shutil
 import signal
 import struct
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from keyd.backends.config import TokenConfig
 from keyd.domain import canonical
-from keyd_protos.v1 import signing_pb2, signing_pb2_grpc, tokens_pb2, tokens_pb2_grpc
-from tests.daemon import REPOSITORY, Installation
+from keyd_protos.v1 import (
+    keys_pb2,
+    keys_pb2_grpc,
+    signing_pb2,
+    signing_pb2_grpc,
+    tokens_pb2,
+    tokens_pb2_grpc,
+)
+from tests.daemon import OPAQUE_KEY, REPOSITORY, TOKEN, Installation
 from tests.recording import check_disk, check_entries, entries_of
 from tests.running import Daemon
 from tests.serving import Refusal
+from tests.tally import Promise, tallied
 
 SOURCE = Path(__file__).with_name("wall_clock.c")
 DAY_S = 86_400
@@ -36,6 +45,12 @@ WATCH_S = 3.0
 TOKEN_TIMEOUT_S = TokenConfig.sign_timeout_s
 # What a refusal may take, on a busy machine; nothing waits for anything.
 PROMPT_S = 3.0
+TUF = keys_pb2.KEY_CONTENT_TUF
+JUMP = "wall clock jumps under the daemon"
+STEP = "wall clock steps by a minute or four"
+HUNG = "wall clock jumps while the token hangs"
+IMPOSSIBLE = "start at an impossible time"
+CALENDAR_DAY = "leap day, 2038 and the end of nanoseconds"
 # The longest two lead beyond 32-bit counts of seconds; beyond 2262 no Linux clock can be.
 JUMPS = (900 * DAY_S, -900 * DAY_S, 3600, -3600, 361, -361, 80_000 * DAY_S, -40_000 * DAY_S)
 
@@ -100,17 +115,23 @@ def request(version: int, expires: str) -> signing_pb2.SignMetadataRequest:
     return signing_pb2.SignMetadataRequest(metadata=item)
 
 
-def outcome_of(
-    channel: grpc.Channel, asked: signing_pb2.SignMetadataRequest, timeout_s: float = TIMEOUT_S
-) -> str:
-    """Whether it was "signed", else the reason of the refusal or gRPC's own code."""
+def reason_of(method: Callable[..., object], asked: Message, timeout_s: float = TIMEOUT_S) -> str:
+    """Why a call was refused, or gRPC's own code; "" if it was not."""
     try:
-        signing_pb2_grpc.SigningServiceStub(channel).SignMetadata(asked, timeout=timeout_s)
+        method(asked, timeout=timeout_s)
     except grpc.RpcError as error:
         refusal = Refusal()
         refusal.read(error)
         return refusal.reason or refusal.code
-    return "signed"
+    return ""
+
+
+def outcome_of(
+    channel: grpc.Channel, asked: signing_pb2.SignMetadataRequest, timeout_s: float = TIMEOUT_S
+) -> str:
+    """Whether it was "signed", else why not."""
+    method = signing_pb2_grpc.SigningServiceStub(channel).SignMetadata
+    return reason_of(method, asked, timeout_s) or "signed"
 
 
 def promptly(channel: grpc.Channel, asked: signing_pb2.SignMetadataRequest) -> str:
@@ -133,11 +154,16 @@ def check_sound(daemon: Daemon) -> None:
 
 
 def test_jumps_under_a_running_daemon(moved: Moved, channel: grpc.Channel) -> None:
-    with moved.serve() as daemon, moved.installation.client() as admin:
+    with (
+        tallied(Promise.ONE_PAYLOAD, JUMP) as tally,
+        moved.serve() as daemon,
+        moved.installation.client() as admin,
+    ):
         daemon.wait_for("daemon_ready")
         for version, jump in enumerate(JUMPS, start=2):
             size = len(entries_of(admin))
             moved.move(jump)
+            tally.injected()
             honest = request(version, ahead(1))
             assert promptly(channel, honest) == "CLOCK_JUMPED"
             assert promptly(channel, request(version, ahead(1, jump))) == "CLOCK_JUMPED"
@@ -146,8 +172,59 @@ def test_jumps_under_a_running_daemon(moved: Moved, channel: grpc.Channel) -> No
             assert admin.tokens.list()[0].detail == ""
             assert len(entries_of(admin)) == size, "something was recorded at an unknown time"
             moved.move(0)
+            began = time.monotonic()
             assert promptly(channel, honest) == "signed"
+            tally.recovered(time.monotonic() - began)
         check_entries(entries_of(admin))
+        check_sound(daemon)
+
+
+def test_every_kind_of_work_waits_for_a_clock(moved: Moved, channel: grpc.Channel) -> None:
+    """What must be recorded is refused, what must not goes on; all of it afterwards."""
+    signing = signing_pb2_grpc.SigningServiceStub(channel)
+    keys = keys_pb2_grpc.KeyServiceStub(channel)
+    opaque = signing_pb2.SignOpaqueRequest(key=OPAQUE_KEY, data=b"layout")
+    works: list[tuple[Callable[..., object], Message]] = [
+        (signing.SignMetadata, request(2, ahead(1))),
+        (signing.SignOpaque, opaque),
+        (keys.CreateKey, keys_pb2.CreateKeyRequest(name="fresh", token=TOKEN, content=TUF)),
+        (keys.SuspendKey, keys_pb2.SuspendKeyRequest(name="team-a")),
+    ]
+    with (
+        tallied(Promise.NO_INTERNAL, JUMP) as tally,
+        moved.serve() as daemon,
+        moved.installation.client() as admin,
+    ):
+        daemon.wait_for("daemon_ready")
+        size = admin.audit.size()
+        for jump in (900 * DAY_S, -900 * DAY_S):
+            moved.move(jump)
+            tally.injected()
+            assert {reason_of(method, asked) for method, asked in works} == {"CLOCK_JUMPED"}
+            assert admin.audit.size() == size
+        moved.move(0)
+        assert [reason_of(method, asked) for method, asked in works] == [""] * len(works)
+        check_entries(entries_of(admin))
+        check_sound(daemon)
+
+
+def test_a_token_lost_at_a_wrong_time_is_back_at_the_right_one(
+    moved: Moved, channel: grpc.Channel
+) -> None:
+    """No PIN is presented before the attempt can be recorded, and no restart is needed."""
+    with tallied(Promise.TOKENS_RECOVER, JUMP) as tally, moved.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        worker = daemon.wait_for("token_worker_started")["pid"]
+        moved.move(-900 * DAY_S)
+        tally.injected()
+        os.kill(worker, signal.SIGKILL)
+        daemon.wait_for("token_worker_started", count=2)
+        assert promptly(channel, request(2, ahead(1))) == "CLOCK_JUMPED"
+        began = time.monotonic()
+        moved.move(0)
+        daemon.wait_for("token_logged_in", count=2)
+        assert promptly(channel, request(2, ahead(1))) == "signed"
+        tally.recovered(time.monotonic() - began)
         check_sound(daemon)
 
 
@@ -155,9 +232,10 @@ def test_jumps_under_a_running_daemon(moved: Moved, channel: grpc.Channel) -> No
 def test_small_steps_move_the_window_and_no_deadline(
     moved: Moved, channel: grpc.Channel, step: int
 ) -> None:
-    with moved.serve() as daemon:
+    with tallied(Promise.NO_INTERNAL, STEP) as tally, moved.serve() as daemon:
         daemon.wait_for("daemon_ready")
         moved.move(step)
+        tally.injected()
         # The shortest expiry is a minute from now: by the daemon's clock.
         late = request(2, ahead(0, step + 50))
         assert promptly(channel, late) == "EXPIRY_OUT_OF_WINDOW"
@@ -170,7 +248,7 @@ def test_calls_under_way_keep_their_deadline(
     moved: Moved, channel: grpc.Channel, jump: int
 ) -> None:
     """The token hangs, the clock jumps: the deadline, the watchdog and streams do not notice."""
-    with moved.serve() as daemon:
+    with tallied(Promise.TOKENS_RECOVER, HUNG) as tally, moved.serve() as daemon:
         daemon.wait_for("daemon_ready")
         worker = daemon.wait_for("token_worker_started")["pid"]
         assert outcome_of(channel, request(2, ahead(1))) == "signed"
@@ -179,13 +257,16 @@ def test_calls_under_way_keep_their_deadline(
         )
         assert next(watching).token.name
         os.kill(worker, signal.SIGSTOP)
-        jumping = threading.Timer(0.3, moved.move, [jump])
-        jumping.start()
-        started = time.monotonic()
-        outcome = outcome_of(channel, request(3, ahead(1)), timeout_s=1.0)
-        assert 0.9 < time.monotonic() - started < 1.0 + PROMPT_S
-        assert outcome in {"DEADLINE_EXCEEDED", "TOKEN_DEADLINE"}
-        jumping.join()
+        tally.injected()
+        with ThreadPoolExecutor(1) as pool, moved.installation.client() as admin:
+            size = admin.audit.size()
+            started = time.monotonic()
+            calling = pool.submit(outcome_of, channel, request(3, ahead(1)), timeout_s=1.5)
+            while admin.audit.size() == size and not calling.done():
+                time.sleep(0.01)
+            moved.move(jump)
+            assert calling.result() in {"DEADLINE_EXCEEDED", "TOKEN_DEADLINE"}
+        assert 1.4 < time.monotonic() - started < 1.5 + PROMPT_S
         daemon.wait_for("token_worker_started", count=2)
         assert TOKEN_TIMEOUT_S < time.monotonic() - started < TOKEN_TIMEOUT_S + 2 * PROMPT_S
         with pytest.raises(grpc.RpcError):
@@ -193,6 +274,7 @@ def test_calls_under_way_keep_their_deadline(
         assert time.monotonic() - started < WATCH_S + 2 * PROMPT_S
         moved.move(0)
         daemon.wait_for("token_logged_in", count=2)
+        tally.recovered(time.monotonic() - started)
         check_sound(daemon)
 
 
@@ -206,7 +288,8 @@ def test_calls_under_way_keep_their_deadline(
     ],
 )
 def test_no_start_at_an_impossible_time(moved: Moved, offset_s: int, reason: str) -> None:
-    with moved.serve(offset_s) as daemon:
+    with tallied(Promise.STATE_GUARDED, IMPOSSIBLE) as tally, moved.serve(offset_s) as daemon:
+        tally.injected()
         assert daemon.running.wait(30) == 69
     assert reason in daemon.log.read_text()
 
@@ -249,8 +332,9 @@ CALENDAR = {
 def test_days_of_the_calendar(moved: Moved, channel: grpc.Channel, start: str) -> None:
     good, expired, impossible = CALENDAR[start]
     offset_s = round((datetime.fromisoformat(start) - datetime.now(UTC)).total_seconds())
-    with moved.serve(offset_s) as daemon:
+    with tallied(Promise.NO_INTERNAL, CALENDAR_DAY) as tally, moved.serve(offset_s) as daemon:
         daemon.wait_for("daemon_ready")
+        tally.injected()
         assert promptly(channel, request(2, impossible)) == "EXPIRES_MALFORMED"
         assert promptly(channel, request(2, expired)) == "EXPIRED"
         assert promptly(channel, request(2, good)) == "signed"
