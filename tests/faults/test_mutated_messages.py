@@ -30,6 +30,7 @@ from tests.recording import check_entries, check_receipts, entries_of
 from tests.running import Daemon
 from tests.serving import Refusal, make_place, serve
 from tests.softhsm import create_softhsm
+from tests.tally import Promise, tallied
 from tests.worlds import new_author
 
 QUICK = 3_000
@@ -198,6 +199,13 @@ def a_client_that_goes_on(installation: Installation) -> Iterator[list[float]]:
 
 def assault(site: Site, seed: str, count: int) -> Answers:
     """Send `count` bent requests, and see what must not have happened."""
+    with tallied(Promise.NO_INTERNAL, "bent protobuf messages to a running daemon") as tally:
+        answers = _assault(site, seed, count)
+        tally.injected(count + count // 5)
+    return answers
+
+
+def _assault(site: Site, seed: str, count: int) -> Answers:
     warm_up = send_all(site, f"{seed}-warm-up", count // 5)
     before = site.memory_kib
     with a_client_that_goes_on(site.installation) as waits:
