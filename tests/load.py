@@ -10,15 +10,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from keyd.domain import canonical
+from keyd.ledger.verification.verify import verify_ledger
 from keyd_client.errors import (
     BackendUnavailable,
     DeadlineExceeded,
     Equivocation,
     KeydClientError,
 )
-from tests.recording import Receipt, Recorder
+from tests.daemon import Installation
+from tests.recording import (
+    Receipt,
+    Recorder,
+    check_disk,
+    check_entries,
+    check_receipts,
+    entries_of,
+)
 
 SHARED_ROLE = "timestamp"
 PATIENT_S = 30.0
@@ -138,3 +148,29 @@ def signing(clients: Sequence[Signing]) -> Iterator[Load]:
             yield Load(clients, over, [pool.submit(client.run, over) for client in clients])
         finally:
             over.set()
+
+
+def check_new_receipts(installation: Installation, load: Load) -> None:
+    """Compare what was received since the last time with what the daemon tells of it."""
+    with installation.client() as client:
+        check_receipts(client, load.new_receipts())
+
+
+def check_sound(installation: Installation, load: Load) -> list[dict[str, Any]]:
+    """What was received is recorded, no version has two payloads, and the log verifies.
+
+    The daemon runs; returns the log's entries.
+    """
+    receipts = load.receipts
+    with installation.client() as client:
+        entries = entries_of(client)
+    check_entries(entries, receipts)
+    payloads: dict[tuple[str, int], bytes] = {}
+    for one in receipts:
+        assert payloads.setdefault((one.role, one.version), one.payload) == one.payload
+    assert check_disk(installation.ledger, installation.anchor) >= len(entries)
+    report = verify_ledger(installation.ledger, anchor=installation.anchor)
+    assert report.sound, report.flaws
+    verified = installation.keyd("audit", "verify", "--json")
+    assert verified.code == 0, verified.err
+    return entries

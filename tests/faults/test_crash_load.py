@@ -15,15 +15,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from keyd.ledger.verification.verify import verify_ledger
 from tests.daemon import TEAMS, Installation
-from tests.load import PATIENT_S, Load, Signing, signing
-from tests.recording import (
-    check_disk,
-    check_entries,
-    check_receipts,
-    entries_of,
-)
+from tests.load import PATIENT_S, Load, Signing, check_new_receipts, check_sound, signing
 from tests.running import Daemon
 
 LONGEST_LIFE_S = 0.2
@@ -61,28 +54,11 @@ def serving(installation: Installation) -> Iterator[Daemon]:
         yield daemon
 
 
-def check_new_receipts(installation: Installation, load: Load) -> None:
-    """Compare what was received since the last time with what the daemon tells of it."""
-    with installation.client() as client:
-        check_receipts(client, load.new_receipts())
-
-
 def check_everything(installation: Installation, load: Load) -> None:
-    receipts = load.receipts
-    with installation.client() as client:
-        entries = entries_of(client)
-    check_entries(entries, receipts)
-    payloads: dict[tuple[str, int], bytes] = {}
-    for one in receipts:
-        assert payloads.setdefault((one.role, one.version), one.payload) == one.payload
-    assert check_disk(installation.ledger, installation.anchor) >= len(entries)
-    report = verify_ledger(installation.ledger, anchor=installation.anchor)
-    assert report.sound, report.flaws
-    verified = installation.keyd("audit", "verify", "--json")
-    assert verified.code == 0, verified.err
+    entries = check_sound(installation, load)
     unknown = sum(e["event"] == "intent_closed" for e in entries)
     lost = len(load.lost)
-    print(f"{len(receipts)} signatures received, {lost} calls lost, {unknown} intents closed")
+    print(f"{len(load.receipts)} signatures received, {lost} calls lost, {unknown} intents closed")
     assert unknown, "no kill left an intent open: nothing was interrupted"
     assert lost, "every call was carried over: nobody asked for other bytes"
 

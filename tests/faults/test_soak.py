@@ -186,7 +186,7 @@ def long_soak() -> Iterator[LongSoak]:
         yield LongSoak(folder)
 
 
-@pytest.mark.slow(seconds=240)
+@pytest.mark.slow(seconds=300)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_part(long_soak: LongSoak, shim_module: Path, part: int) -> None:
