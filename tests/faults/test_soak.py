@@ -68,10 +68,13 @@ def growth_kib(samples: Sequence[Sample]) -> float:
 
 
 def slowdown(samples: Sequence[Sample]) -> float:
-    """How much longer the last tenth of undisturbed batches took than the first."""
+    """How much longer the last tenth of undisturbed batches took than the first.
+
+    The fastest of each counts: what the machine does besides does not make them faster.
+    """
     calm = [sample.batch_s for sample in samples if not sample.fault]
     tenth = max(1, len(calm) // 10)
-    return statistics.median(calm[-tenth:]) / statistics.median(calm[:tenth])
+    return min(calm[-tenth:]) / min(calm[:tenth])
 
 
 def check_nothing_grew(samples: Sequence[Sample]) -> None:
@@ -82,7 +85,7 @@ def check_nothing_grew(samples: Sequence[Sample]) -> None:
     for name in ("worker_threads", "sessions"):
         assert len({getattr(sample, name) for sample in samples[1:]}) == 1, name
     assert max(sample.wal_bytes for sample in samples) <= WAL_BYTES
-    # Timing is the machine's as well; this is no measurement, but a loop over all that was.
+    # No measurement: what reads all that ever was shows, and a busy machine does not.
     assert slowdown(samples) < 3
 
 
@@ -237,7 +240,8 @@ def test_whole_log_verifies(long_soak: LongSoak) -> None:
     assert report["signatures"] >= signatures
     assert report["log_size"] >= 2 * signatures
     assert memory_kib < VERIFY_KIB
-    assert parts[-1]["batch_s"] < 3 * parts[0]["batch_s"]
+    # Reading all that ever was would take ten times as long by now.
+    assert parts[-1]["batch_s"] < 8 * parts[0]["batch_s"]
 
 
 def verified(installation: Installation) -> tuple[dict[str, Any], int]:

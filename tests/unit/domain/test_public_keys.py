@@ -287,6 +287,18 @@ def test_elliptic_signatures_are_der_alone(scheme: str) -> None:
     assert is_refused(scheme, DATA, b"\x30\x82\0" + bytes([length]) + signature[start:])
 
 
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if "ecdsa" in scheme])
+def test_a_twin_of_a_signature_adds_no_vote(scheme: str) -> None:
+    """Anybody can turn (r, s) into (r, n - s), which verifies as well (FIPS 186-5 6.4.2)."""
+    signature = sign(scheme, DATA)
+    r, s = utils.decode_dss_signature(signature)
+    twin = utils.encode_dss_signature(r, private_key(scheme).curve.group_order - s)
+    verify(public_der(scheme), scheme, DATA, twin)
+    made = {name: key_object(scheme) for name in ("a", "b")}
+    pairs = [("a", signature.hex()), ("b", twin.hex())]
+    assert len(verify_metadata_signatures(DATA, pairs, made)) == 1
+
+
 @pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if "pss" in scheme])
 def test_the_salt_is_as_long_as_the_digest(scheme: str) -> None:
     size = int(scheme[-3:]) // 8

@@ -1,6 +1,9 @@
 """Project Wycheproof's signature vectors: every valid one accepted, every invalid one refused.
 
-Nothing is left out: the files hold only schemes, hashes and salt lengths that keyd verifies.
+Nothing is left out: the files hold only schemes, hashes and salt lengths that keyd verifies, and no
+case whose result is "acceptable". Each is judged on both ways into keyd: a token's answer under the
+registered key (DER), and a metadata file's signature (PEM or hex). RSA PKCS#1 v1.5 is in
+test_pkcs1_forgeries.py.
 """
 
 from __future__ import annotations
@@ -12,7 +15,12 @@ from typing import Any
 import pytest
 
 from keyd.domain.keys import Scheme
-from keyd.domain.public_keys import check_matches_scheme, verify
+from keyd.domain.public_keys import (
+    check_matches_scheme,
+    tuf_key,
+    verify,
+    verify_metadata_signatures,
+)
 from keyd.errors import SelfCheckFailed
 
 FILES = {
@@ -34,6 +42,13 @@ def accepts(public_der: bytes, scheme: Scheme, case: dict[str, Any]) -> bool:
     return True
 
 
+def counts(public_der: bytes, scheme: Scheme, case: dict[str, Any]) -> bool:
+    keyid, key_object = tuf_key(public_der, scheme)
+    signatures = [(keyid, case["sig"])]
+    found = verify_metadata_signatures(bytes.fromhex(case["msg"]), signatures, {keyid: key_object})
+    return bool(found)
+
+
 @pytest.mark.parametrize(("name", "scheme"), FILES.items())
 def test_verdicts(shared_data: Path, name: str, scheme: Scheme) -> None:
     vectors = json.loads((shared_data / "wycheproof" / name).read_bytes())
@@ -44,6 +59,7 @@ def test_verdicts(shared_data: Path, name: str, scheme: Scheme) -> None:
         for case in group["tests"]:
             wanted = {"valid": True, "invalid": False}[case["result"]]
             assert accepts(public_der, scheme, case) is wanted, (case["tcId"], case["comment"])
+            assert counts(public_der, scheme, case) is wanted, (case["tcId"], case["comment"])
             verdicts[case["result"]] += 1
     assert sum(verdicts.values()) == vectors["numberOfTests"]
     assert min(verdicts.values()) > 40
