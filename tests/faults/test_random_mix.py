@@ -42,12 +42,13 @@ class Mix:
 
     def step(self, action: Callable[[], None]) -> float:
         """Do something, wait until all is well again; returns how long that took."""
-        print(f"{sum(self.done.values())}: {action.__name__}")
         self.load.wait_for_calls()
         began = time.monotonic()
         action()
+        acted = time.monotonic() - began
         self.load.wait_for_answers()
         took = time.monotonic() - began
+        print(f"{sum(self.done.values())}: {action.__name__} {acted:.2f} s, well after {took:.2f}")
         check_new_receipts(self.installation, self.load)
         self.done[action.__name__] += 1
         return took
