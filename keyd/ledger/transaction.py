@@ -56,8 +56,16 @@ class SqliteTransaction(VersionWriting):
         self, connection: sqlite3.Connection, log: PendingLog, known: Known | None = None
     ) -> None:
         super().__init__(connection, log, known)
-        # Of undone pieces too: it only says how many old ids may go.
         self._requests_at: list[datetime] = []
+        self._requests_before = 0
+
+    def begin_piece(self) -> None:
+        super().begin_piece()
+        self._requests_before = len(self._requests_at)
+
+    def undo_piece(self) -> None:
+        super().undo_piece()
+        del self._requests_at[self._requests_before :]
 
     def flush(self) -> merkle.Frontier:
         """Write what was put off and the log's new leaves; return the frontier of the whole log.
