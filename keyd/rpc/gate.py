@@ -93,7 +93,9 @@ class Gate(grpc.GenericRpcHandler):
             call = self._call(method, context)
             with _layers(call), self._admitted(call):
                 request = self._receive(call, requests)
-                return _encode(method.terms.handler(call, request))
+                data = _encode(method.terms.handler(call, request))
+                self._let_go(call, len(data))
+                return data
             raise AssertionError("a refused call has been aborted")
 
         return serve
@@ -169,6 +171,19 @@ class Gate(grpc.GenericRpcHandler):
             call.check_continue()
             self._keeping.quotas.spend_bytes(call.caller.principal, len(data))
             yield receive.decode(call.method, data)
+
+    def _let_go(self, call: Call, size: int) -> None:
+        """Count a unary answer until its peer has taken it in, and cut the call of one that won't.
+
+        gRPC keeps the answer in memory meanwhile, without a thread and without a limit.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._keeping.quotas.unread(call.caller.principal, size))
+            cut = self._keeping.watchdog.limit(limits.SEND_TIMEOUT_S, call.context.cancel)
+            stack.enter_context(cut)
+            let_go = stack.pop_all().close
+            if not call.context.add_callback(let_go):
+                let_go()
 
     @contextmanager
     def _limit(self, call: Call, seconds: float, reason: str) -> Iterator[None]:

@@ -33,6 +33,10 @@ LOG_PAGE_MAX = 3 * MIB
 ERROR_DETAILS_MAX = 4_500
 BATCH_ERROR_DETAILS_MAX = 32 * KIB
 
+# Answers that one identity has not taken in yet: gRPC keeps them in memory, without a limit of its
+# own (ten connections that never read: more than a gigabyte).
+UNREAD_MAX = 32 * MIB
+
 # --- concurrency, per listening address -----------------------------------------------------------
 
 # Calls that may wait for tokens and ledger at once; each has a thread. This is the limit of 64 that
@@ -64,7 +68,7 @@ SLOW_CALL_TIMEOUT_S = 30.0
 ADMISSION_FLOOR_S = 0.02
 # A request must have arrived whole by then: 4 MiB at 2.3 Mbit/s. Else a trickle holds a thread.
 RECEIVE_TIMEOUT_S = 15.0
-# A response message must have left by then: a peer that never reads holds a thread as well.
+# An answer must have left by then: a peer that never reads holds memory, and of streams a thread.
 SEND_TIMEOUT_S = 30.0
 # How long clients wait before they repeat a call refused while draining or busy.
 RETRY_AFTER_S = 1.0
@@ -92,6 +96,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Certificates are checked again at least this often, by a new handshake.
     ("grpc.max_connection_age_ms", 600_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
+    # While calls are open, a peer that leaves our pings unanswered for 20 seconds is closed: it is
+    # gone, or does not even read. The second is what gRPC goes by; the third lets the pings out.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
     # Ping floods.
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

@@ -15,6 +15,8 @@ from keyd.rpc.options import Quota
 _BURST_S = 2.0
 # Identities are authenticated, yet one CA can name many: the oldest idle ones are forgotten.
 _IDENTITIES_MAX = 4_096
+# What gRPC keeps for a call whose answer is not taken in, however small the answer is.
+_ANSWER_COST = 16 * limits.KIB
 
 
 class _Bucket:
@@ -46,6 +48,11 @@ class _Usage:
         self.in_flight: Counter[LaneName] = Counter()
         self.calls = _Bucket(quota.calls_per_s, now)
         self.bytes = _Bucket(quota.bytes_per_s, now)
+        self.unread = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.in_flight.total() and not self.unread
 
 
 class Quotas:
@@ -81,10 +88,30 @@ class Quotas:
                 retry_after_s=wait,
             )
 
+    @contextmanager
+    def unread(self, principal: str, size: int) -> Iterator[None]:
+        """Count an answer as one that its peer has not taken in, for as long as the block runs.
+
+        Raises: Exhausted (QUOTA_UNREAD_ANSWERS). A single answer is never too large.
+        """
+        charged = max(size, _ANSWER_COST)
+        with self._lock:
+            usage = self._of(principal)
+            if usage.unread and usage.unread + charged > limits.UNREAD_MAX:
+                raise _unread()
+            usage.unread += charged
+        try:
+            yield
+        finally:
+            with self._lock:
+                usage.unread -= charged
+
     def _enter(self, principal: str, lane: LaneName) -> _Usage:
         allowed = self._allowed(lane)
         with self._lock:
             usage = self._of(principal)
+            if usage.unread > limits.UNREAD_MAX // 2:
+                raise _unread()
             busy = usage.in_flight[lane] >= allowed
             wait = 0.0 if busy else usage.calls.take(1, self._monotonic())
             if not busy and not wait:
@@ -119,7 +146,16 @@ class Quotas:
 
     def _forget_idle(self) -> None:
         while len(self._usage) >= _IDENTITIES_MAX:
-            idle = next((p for p, u in self._usage.items() if not u.in_flight.total()), None)
+            idle = next((p for p, u in self._usage.items() if u.idle), None)
             if idle is None:
                 return
             del self._usage[idle]
+
+
+def _unread() -> Exhausted:
+    return Exhausted(
+        "QUOTA_UNREAD_ANSWERS",
+        f"{limits.UNREAD_MAX // limits.MIB} MiB of answers to this identity wait to be read; read "
+        "them before you ask for more",
+        retry_after_s=limits.RETRY_AFTER_S,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, PreconditionFailure
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from structlog.testing import capture_logs
 
 from keyd.domain.keys import Content
@@ -47,7 +49,7 @@ def list_tokens(channel: grpc.Channel, metadata: Sequence[tuple[str, str]] = ())
 
 
 def raw(serving: Serving) -> http2.Connection:
-    return http2.Connection(serving.targets[0].removeprefix("unix:"), LIMIT_S)
+    return http2.over_unix(serving.targets[0].removeprefix("unix:"), LIMIT_S)
 
 
 def altered(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, int]) -> None:
@@ -174,6 +176,60 @@ def test_old_connections_are_closed(place: Place, monkeypatch: pytest.MonkeyPatc
         with refused() as refusal:
             list(stub.WatchTokens(tokens_pb2.WatchTokensRequest(), timeout=LIMIT_S))
         assert refusal.code == "UNAVAILABLE"
+
+
+def test_peers_that_answer_no_ping_are_closed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that is gone without a word, or reads nothing, while a call of it is open."""
+    altered(monkeypatch, {"grpc.keepalive_time_ms": 1_000, "grpc.http2.ping_timeout_ms": 1_000})
+    with serve(place) as serving:
+        connection = raw(serving)
+        connection.send(http2.whole_call("/grpc.health.v1.Health/Watch", 1, b""))
+        frames = list(connection.frames())
+        connection.close()
+    (end,) = [frame for frame in frames if frame.kind == http2.GOAWAY]
+    assert end.goaway()[1] == b"ping_timeout"
+    assert http2.DATA in [frame.kind for frame in frames]
+
+
+def test_no_more_streams_than_announced(serving: Serving) -> None:
+    """gRPC's own clients obey the setting; one that does not has the excess refused."""
+    connection = raw(serving)
+    # The limit holds from its acknowledgement on.
+    connection.first(http2.SETTINGS)
+    watch = "/grpc.health.v1.Health/Watch"
+    connection.send(b"".join(http2.opening(watch, stream) for stream in range(1, 10_000, 2)))
+    refused_stream = (7).to_bytes(4)
+    ends = (f.payload for f in connection.frames() if f.kind == http2.RST_STREAM)
+    ended = list(itertools.islice(ends, 4_000))
+    connection.close()
+    assert ended.count(refused_stream) > 2_500
+
+
+def test_answers_that_are_never_read_are_cut(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC keeps them without a limit, when their handler is long gone."""
+    monkeypatch.setattr(limits, "SEND_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(limits, "UNREAD_MAX", 64 * limits.KIB)
+    call = "/grpc.health.v1.Health/Check"
+    with serve(place) as serving:
+        peer = socket.socket(socket.AF_UNIX)
+        peer.settimeout(LIMIT_S)
+        peer.connect(str(place.admin.path))
+        connection = http2.Connection(peer, {http2.INITIAL_WINDOW_SIZE: 0})
+        with capture_logs() as logs:
+            for count, stream in enumerate(range(1, 12, 2), start=1):
+                connection.send(http2.whole_call(call, stream, b""))
+                assert wait_for(lambda wanted=count: len(logs) == wanted)  # type: ignore[misc]
+        refused_ones = [entry.get("reason") for entry in logs if entry.get("reason")]
+        assert refused_ones == ["QUOTA_UNREAD_ANSWERS"] * 3
+        cancelled = b"grpc-status\x011"
+        ends = (f for f in connection.frames() if f.kind == http2.HEADERS and f.flags & 1)
+        assert sum(cancelled in frame.payload for frame in itertools.islice(ends, 6)) == 3
+        # All is forgotten.
+        stub = health_pb2_grpc.HealthStub(serving.local())
+        stub.Check(health_pb2.HealthCheckRequest(), timeout=LIMIT_S)
+        connection.close()
 
 
 def test_ping_floods_end_the_connection(serving: Serving) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.errors import Exhausted
+from keyd.rpc import limits
 from keyd.rpc.lanes import LaneName
 from keyd.rpc.options import Quota
 from keyd.rpc.quotas import Quotas
@@ -48,6 +49,28 @@ def test_calls_in_flight_per_identity_and_lane() -> None:
         stack.enter_context(quotas.admit("ci", LaneName.WATCH))
         assert reason(quotas, "ci", LaneName.WATCH) == "QUOTA_CALLS_IN_FLIGHT"
     call(quotas)
+
+
+def test_unread_answers_are_bounded_per_identity() -> None:
+    quotas = Quotas(QUOTA, Ticking())
+    with ExitStack() as stack:
+        # One alone is never too large.
+        stack.enter_context(quotas.unread("ci", limits.UNREAD_MAX + 1))
+        with pytest.raises(Exhausted, match="QUOTA_UNREAD_ANSWERS"), quotas.unread("ci", 0):
+            pass
+        assert reason(quotas) == "QUOTA_UNREAD_ANSWERS"
+        with quotas.unread("somebody else", 100):
+            call(quotas, "somebody else")
+    call(quotas)
+
+
+def test_small_unread_answers_add_up() -> None:
+    quotas = Quotas(QUOTA, Ticking())
+    with ExitStack() as stack:
+        for _ in range(limits.UNREAD_MAX // (16 * limits.KIB)):
+            stack.enter_context(quotas.unread("ci", 1))
+        with pytest.raises(Exhausted, match="QUOTA_UNREAD_ANSWERS"):
+            stack.enter_context(quotas.unread("ci", 1))
 
 
 def test_a_failed_call_gives_its_place_back() -> None:
