@@ -110,14 +110,20 @@ class Installation:
     def configure(self, extra: str = "", **settings: str) -> None:
         """Write every file that names a path.
 
-        `settings` replace values of keyd.toml, to which `extra` is added.
+        `settings` replace values of keyd.toml, to which `extra` is added (see `_CONFIG`).
         """
         conf = self.softhsm / "softhsm2.conf"
         tokens = self.softhsm / "tokens"
         conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\n")
         token = json.loads((self.root / "token.json").read_text())
-        values = {"pin_source": f"file:{self.softhsm}/pin"} | settings
-        text = _CONFIG.format(root=self.root, token=token, conf=conf, **values)
+        values = {
+            "pin_source": f"file:{self.softhsm}/pin",
+            "module": token["module"],
+            "environment": f'SOFTHSM2_CONF = "{conf}"',
+            "sign_timeout_s": "2.0",
+            "calls_in_flight": "256",
+        } | settings
+        text = _CONFIG.format(root=self.root, uri=token["uri"], **values)
         write_whole(self.config, text + extra)
         write_whole(self.policy, _POLICY.format(methods=",".join(f'"{m}"' for m in METHODS)))
         (self.root / "run").mkdir(mode=0o700, exist_ok=True)
@@ -142,17 +148,18 @@ path = "{root}/run/release/s"
 principal = "release"
 [[token]]
 name = "hsm"
-module = "{token[module]}"
-uri = "{token[uri]}"
+module = "{module}"
+uri = "{uri}"
 pin_source = "{pin_source}"
-environment = {{ SOFTHSM2_CONF = "{conf}" }}
+sign_timeout_s = {sign_timeout_s}
+environment = {{ {environment} }}
 [metrics]
 address = "127.0.0.1:0"
 [audit]
 log_token = "hsm"
 checkpoint_interval_s = 86400.0
 [limits]
-calls_in_flight = 256
+calls_in_flight = {calls_in_flight}
 calls_per_s = 100000.0
 """
 _POLICY = """\

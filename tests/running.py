@@ -69,6 +69,8 @@ class Daemon:
     environment: Mapping[str, str] = field(default_factory=dict)
     launcher: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
+    _read: int = 0
+    _events: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> Daemon:
         with self.log.open("ab") as log:
@@ -97,9 +99,15 @@ class Daemon:
         return self.process
 
     def events(self) -> list[dict[str, Any]]:
-        """The JSON lines of its log so far."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        """The JSON lines of its log so far; what was read before is not read again."""
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            fresh = log.read()
+        whole = fresh[: fresh.rfind(b"\n") + 1]
+        self._read += len(whole)
+        lines = whole.decode(errors="replace").splitlines()
+        self._events += [json.loads(line) for line in lines if line.startswith("{")]
+        return list(self._events)
 
     def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait until the log holds so many of these events; returns the last."""
