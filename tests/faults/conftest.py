@@ -1,15 +1,17 @@
-"""Tokens behind the misbehaving module."""
+"""Tokens behind the misbehaving module, and daemons that hostile clients are let loose on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.daemon import Installation
 from tests.fakes import MemoryTokenJournal
 from tests.faults.shim import Shim, build_shim
 from tests.softhsm import SoftHSMToken
+from tests.tls_sites import Target, TlsSite
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,14 @@ def shim(new_shim: Callable[[str], Shim]) -> Shim:
 @pytest.fixture
 def journal() -> MemoryTokenJournal:
     return MemoryTokenJournal()
+
+
+@pytest.fixture
+def target(installation: Installation, tmp_path: Path) -> Iterator[Target]:
+    """Serves, on TLS too, with production limits; it must end in good order."""
+    site = TlsSite(installation, tmp_path)
+    site.configure(calls_in_flight="32")
+    with installation.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        yield Target(installation, site, daemon)
+        assert daemon.stop() == 0
