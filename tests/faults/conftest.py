@@ -47,7 +47,7 @@ def journal() -> MemoryTokenJournal:
 def target(installation: Installation, tmp_path: Path) -> Iterator[Target]:
     """Serves, on TLS too, with production limits; it must end in good order."""
     site = TlsSite(installation, tmp_path)
-    site.configure(calls_in_flight="32")
+    site.configure(calls_in_flight="64")
     with installation.serve() as daemon:
         daemon.wait_for("daemon_ready")
         yield Target(installation, site, daemon)
