@@ -26,9 +26,10 @@ class TokenConfig:
     "prompt": only an operator unlocks. `sessions` 0 leaves the number of session threads to the
     worker. `environment` is all that the worker inherits besides PATH and the language.
     `module_sha256` (hex) pins the module's bytes. `module_parameters`, never a secret, is handed to
-    the module by C_Initialize. `waive_local` accepts keys whose CKA_LOCAL is not true. Times are
-    seconds; `sign_timeout_s` and its siblings bound one operation, after which the worker is killed
-    and replaced.
+    the module by C_Initialize. `waive_local` accepts keys whose CKA_LOCAL is not true. `sandbox` is
+    how much the module may reach: "files", "unix" (sockets of this host), "network", or "off" for
+    no filter. Times are seconds; `sign_timeout_s` and its siblings bound one operation, after which
+    the worker is killed and replaced.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TokenConfig:
     module_sha256: str = ""
     module_parameters: str = ""
     waive_local: bool = False
+    sandbox: str = "unix"
     development: bool = False
     sign_timeout_s: float = 2.0
     generate_timeout_s: float = 120.0

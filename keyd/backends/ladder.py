@@ -107,6 +107,9 @@ def words_for(error: Exception) -> str:
             return f"the token is not there ({error.failure.code})"
         case WorkerRefused() if error.failure.code == "MODULE_PARAMETERS":
             return "the module refuses its module_parameters, or demands some; correct them"
+        case WorkerRefused() if error.failure.code.startswith("SANDBOX_"):
+            why = error.failure.code.removeprefix("SANDBOX_")
+            return f"the worker's sandbox cannot be set up ({why}); install libseccomp2"
         case WorkerRefused():
             return f"the module failed ({error.failure.code})"
         case WorkerLost():

@@ -54,11 +54,15 @@ class WorkerLink:
         """Start a worker. Raises: InvalidRequest (the module is unsafe), OSError."""
         config = self._config
         check_module(config)
-        worker = WorkerProcess(self._command, config.environment, config.development)
+        worker = WorkerProcess(
+            self._command, config.environment, config.development, config.sandbox
+        )
         channel = Channel(worker.socket, self._queue.answered, self._lost)
         self._queue.attach(channel)
         self._current = _Current(worker, channel)
-        _log.info("token_worker_started", token=config.name, pid=worker.pid)
+        _log.info("token_worker_started", token=config.name, pid=worker.pid, sandbox=config.sandbox)
+        if config.sandbox == "off":
+            _log.warning("token_sandbox_off", token=config.name, pid=worker.pid)
 
     def kill(self) -> None:
         """SIGKILL from any thread; the reading thread then reports the loss."""

@@ -23,7 +23,11 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], development: bool
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        development: bool,
+        sandbox: str = "unix",
     ) -> None:
         """Start it. Raises: OSError."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -31,7 +35,7 @@ class WorkerProcess:
             failed.callback(self.socket.close)
             for end in (self.socket, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-            arguments = [*command, "--fd", str(theirs.fileno())]
+            arguments = [*command, "--fd", str(theirs.fileno()), "--sandbox", sandbox]
             self._process = subprocess.Popen(
                 arguments + (["--development"] if development else []),
                 pass_fds=[theirs.fileno()],

@@ -148,6 +148,7 @@ class TokenSettings(Section):
     module_sha256: Sha256 = ""
     module_parameters: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,1024}$")] = ""
     waive_local: bool = False
+    sandbox: Literal["files", "unix", "network", "off"] = "unix"
     sign_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 2.0
     generate_timeout_s: Annotated[float, Field(ge=1, le=3_600)] = 120.0
     open_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 10.0

@@ -59,6 +59,7 @@ def _token_config(token: TokenSettings, development: bool) -> TokenConfig:
         module_sha256=token.module_sha256,
         module_parameters=token.module_parameters,
         waive_local=token.waive_local,
+        sandbox=token.sandbox,
         development=development,
         sign_timeout_s=token.sign_timeout_s,
         generate_timeout_s=token.generate_timeout_s,

@@ -17,10 +17,14 @@ ALONE = frozenset({"open", "login", "reopen"})
 
 
 class Performer:
-    """The token of this process and a seat for each thread that may use it."""
+    """The token of this process and a seat for each thread that may use it.
 
-    def __init__(self, *, development: bool) -> None:
+    `refusal` says, if not empty, why this process must not load a module.
+    """
+
+    def __init__(self, *, development: bool, refusal: str = "") -> None:
         self._development = development
+        self._refusal = refusal
         self._token: Token | None = None
         self.seats: list[ThreadSeat] = []
 
@@ -63,6 +67,8 @@ class Performer:
     def _open(self, request: Open) -> Response:
         if self._token is not None:
             raise WorkerFailure(Failure.KIND_INVALID, "ALREADY_OPEN")
+        if self._refusal:
+            raise WorkerFailure(Failure.KIND_INVALID, self._refusal)
         if not self._development and (spy := spies(request.module)):
             raise WorkerFailure(Failure.KIND_INVALID, f"SPY_{spy}")
         self._token = Token(request)

@@ -20,6 +20,7 @@ from pkcs11.types import Token
 
 from keyd.worker.failures import WorkerFailure
 from keyd.worker.module import Module
+from keyd.worker.sandbox import Sandbox, SandboxUnavailable, confine
 
 
 def probe(path: Path, parameters: str) -> dict[str, object]:
@@ -50,14 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="keyd.worker.probe", description=__doc__)
     parser.add_argument("--module", type=Path, required=True)
     parser.add_argument("--parameters", default="", help="for C_Initialize; default: none")
+    parser.add_argument("--sandbox", type=Sandbox, default=Sandbox.UNIX)
     arguments = parser.parse_args(argv)
     # The module may print; our one line must not be mixed with that.
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
+        confine(arguments.sandbox)
         found = probe(arguments.module, arguments.parameters)
     except (pkcs11.PKCS11Error, WorkerFailure, RuntimeError) as error:
         print(f"probe: the module answered {type(error).__name__} {error}", file=sys.stderr)
+        return 1
+    except SandboxUnavailable as error:
+        print(f"probe: no sandbox ({error}): install libseccomp2", file=sys.stderr)
         return 1
     with os.fdopen(answer, "w", encoding="utf-8") as stream:
         json.dump(found, stream)

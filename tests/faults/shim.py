@@ -16,14 +16,14 @@ from tests.softhsm import SoftHSMToken
 SOURCE = Path(__file__).with_name("shim.c")
 
 
-def build_shim(directory: Path) -> Path:
+def build_shim(directory: Path, source: Path = SOURCE) -> Path:
     """The compiled module. Skips loudly where there is no C compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler: install gcc to run the tests of misbehaving PKCS#11 modules")
-    module = directory / "shim.so"
+    module = directory / f"{source.stem}.so"
     flags = ["-Wall", "-Werror", "-O1", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, "-o", module, SOURCE, "-ldl"], check=True, timeout=60)
+    subprocess.run([compiler, *flags, "-o", module, source, "-ldl"], check=True, timeout=60)
     module.chmod(0o755)
     return module
 

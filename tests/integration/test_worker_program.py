@@ -42,8 +42,10 @@ P256 = "ecdsa-sha2-nistp256"
 class Peer:
     """The daemon's end of one worker's socket."""
 
-    def __init__(self, environment: Mapping[str, str], *, development: bool = False) -> None:
-        self.worker = WorkerProcess(WORKER_COMMAND, environment, development)
+    def __init__(
+        self, environment: Mapping[str, str], *, development: bool = False, sandbox: str = "unix"
+    ) -> None:
+        self.worker = WorkerProcess(WORKER_COMMAND, environment, development, sandbox)
         self.socket = self.worker.socket
         self.socket.settimeout(PATIENCE_S)
         self._frames = FrameBuffer()

@@ -72,13 +72,16 @@ def _module(token: TokenSettings) -> Iterator[Check]:
     else:
         fix = "update module_sha256 if the module was replaced on purpose"
         yield failed(name, f"{told}; SHA-256 {digest} is not the pinned one", fix)
+    if token.sandbox == "off":
+        fix = 'try "network" or "unix" with the conformance suite (docs/howto/adding-an-hsm.md)'
+        yield warned(f"sandbox of {token.name}", "switched off in token.sandbox", fix)
     yield _token(token, found["tokens"])
 
 
 def _probe(token: TokenSettings) -> dict[str, Any]:
     """Have the module asked in a process of its own: it may crash or hang."""
     command = [sys.executable, "-P", "-m", "keyd.worker.probe", "--module", str(token.module)]
-    command.append(f"--parameters={token.module_parameters}")
+    command += [f"--parameters={token.module_parameters}", f"--sandbox={token.sandbox}"]
     try:
         done = subprocess.run(
             command,

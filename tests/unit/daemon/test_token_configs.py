@@ -14,6 +14,7 @@ CHANGED = {
     "module_sha256": "0" * 64,
     "module_parameters": "configdir='sql:/var/lib/keyd/nss'",
     "waive_local": True,
+    "sandbox": "network",
     "sign_timeout_s": 3.5,
     "generate_timeout_s": 45.0,
     "open_timeout_s": 6.5,
