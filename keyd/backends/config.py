@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keyd import trusted_paths
 from keyd.domain.token_uri import TokenUri, parse_token_uri
 from keyd.errors import InvalidRequest
 
 _SPYING_VARIABLES = ("PKCS11SPY", "P11_KIT_DEBUG")
 _SPYING_MODULE = "pkcs11-spy"
+# Whatever the file is called: the name of the variable that pkcs11-spy asks for its module.
+_SPYING_TEXT = b"PKCS11SPY\0"
+# ld.so(8): each makes the worker load more than its module. The worker inherits no others.
+_LOADING_VARIABLES = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH")
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -74,28 +78,26 @@ def check_module(config: TokenConfig) -> None:
     """
     _check_spies(config)
     if not config.module.is_absolute():
-        raise _unsafe(config.module, "is not an absolute path")
-    try:
-        resolved = config.module.resolve(strict=True)
-    except OSError as error:
-        raise _unsafe(config.module, "does not exist; install it or correct `module`") from error
-    if not resolved.is_file():
-        raise _unsafe(resolved, "is not a file")
-    for path in (resolved, *resolved.parents):
-        _check_owner_and_mode(path)
+        raise InvalidRequest("TOKEN_MODULE_UNSAFE", f"{config.module} is not an absolute path")
+    if why := trusted_paths.file_objection(config.module):
+        raise InvalidRequest("TOKEN_MODULE_UNSAFE", f"the PKCS#11 module of {config.name}: {why}")
+    data = config.module.read_bytes()
+    if _SPYING_TEXT in data and not config.development:
+        raise _spying(config.module)
     if config.module_sha256:
-        found = hashlib.sha256(resolved.read_bytes()).hexdigest()
+        found = hashlib.sha256(data).hexdigest()
         if found != config.module_sha256.lower():
             raise InvalidRequest(
                 "TOKEN_MODULE_HASH",
-                f"{resolved} has the SHA-256 {found}; update module_sha256 if that is intended",
+                f"{config.module} has the SHA-256 {found}; update module_sha256 if that is meant",
             )
 
 
 def credential_file(config: TokenConfig, environment: Mapping[str, str]) -> str | None:
     """Where the worker shall read the PIN, None if only an operator unlocks.
 
-    Raises: InvalidRequest (TOKEN_PIN_SOURCE) for a credential without $CREDENTIALS_DIRECTORY.
+    Raises: InvalidRequest (TOKEN_PIN_SOURCE) for a credential without $CREDENTIALS_DIRECTORY, and
+    for a file that others could replace. The worker judges the file itself.
     """
     kind, _, rest = config.pin_source.partition(":")
     if kind == "credential":
@@ -107,9 +109,10 @@ def credential_file(config: TokenConfig, environment: Mapping[str, str]) -> str 
                 "file:/absolute/path",
             )
         return f"{directory}/{rest}"
-    if kind == "file":
-        return rest
-    return parse_token_uri(config.uri).pin_source or None
+    path = rest if kind == "file" else parse_token_uri(config.uri).pin_source
+    if path and (why := trusted_paths.objection(Path(path).parent)):
+        raise InvalidRequest("TOKEN_PIN_SOURCE", f"the PIN file of {config.name}: {why}")
+    return path or None
 
 
 def _check_pin_source(config: TokenConfig, uri: TokenUri) -> None:
@@ -134,7 +137,14 @@ def _check_spies(config: TokenConfig) -> None:
     if config.development:
         return
     if _SPYING_MODULE in config.module.name or _SPYING_MODULE in os.path.realpath(config.module):
-        raise InvalidRequest("TOKEN_MODULE_SPIES", f"{config.module} writes PINs to its log")
+        raise _spying(config.module)
+    for name in _LOADING_VARIABLES:
+        if name in config.environment:
+            raise InvalidRequest(
+                "TOKEN_MODULE_SPIES",
+                f"the variable {name} loads other code beside the module, which sees the PIN; "
+                f"take it out of the environment of token {config.name}",
+            )
     for name in _SPYING_VARIABLES:
         if name in config.environment or name in os.environ:
             raise InvalidRequest(
@@ -142,14 +152,5 @@ def _check_spies(config: TokenConfig) -> None:
             )
 
 
-def _check_owner_and_mode(path: Path) -> None:
-    found = path.stat()
-    if found.st_uid not in (0, os.geteuid()):
-        raise _unsafe(path, "belongs neither to root nor to this user")
-    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if writable and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
-        raise _unsafe(path, "can be written by its group or by everybody")
-
-
-def _unsafe(path: Path, why: str) -> InvalidRequest:
-    return InvalidRequest("TOKEN_MODULE_UNSAFE", f"the PKCS#11 module path {path} {why}")
+def _spying(module: Path) -> InvalidRequest:
+    return InvalidRequest("TOKEN_MODULE_SPIES", f"{module} writes PINs to its log")

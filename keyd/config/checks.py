@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from keyd import trusted_paths
 from keyd.config.policy_file import load_policy
 from keyd.config.problems import ConfigurationError, pointer, problem
 from keyd.config.settings import Settings
@@ -72,37 +73,32 @@ def _certificates(settings: Settings) -> Iterator[Finding]:
     tcp = settings.listen.tcp
     if tcp is None:
         return
-    for member in ("certificate", "key", "client_ca"):
-        path: Path = getattr(tcp, member)
-        if objection := _unreadable(path, private=member == "key"):
-            yield problem("FILE_UNUSABLE", pointer("listen", "tcp", member), f"{path} {objection}")
+    for member in ("certificate", "key", "client_ca", "revoked"):
+        path: Path | None = getattr(tcp, member)
+        if path is not None and (objection := _unreadable(path, private=member == "key")):
+            yield problem("FILE_UNUSABLE", pointer("listen", "tcp", member), objection)
 
 
 def _token_files(settings: Settings) -> Iterator[Finding]:
     for index, token in enumerate(settings.token):
         if objection := _unreadable(token.module):
-            words = f"token {token.name!r}: module {token.module} {objection}"
+            words = f"token {token.name!r}: module: {objection}"
             yield problem("FILE_UNUSABLE", pointer("token", index, "module"), words)
         kind, _, path = token.pin_source.partition(":")
         if kind == "file" and (objection := _unreadable(Path(path), private=True)):
-            words = f"token {token.name!r}: PIN file {path} {objection}"
+            words = f"token {token.name!r}: PIN file: {objection}"
             yield problem("FILE_UNUSABLE", pointer("token", index, "pin_source"), words)
 
 
 def _unreadable(path: Path, *, private: bool = False) -> str:
     """What keeps the daemon from using a file, or ""."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if not stat.S_ISREG(status.st_mode):
-        return "is no regular file"
+    if objection := trusted_paths.file_objection(path):
+        return objection
     if not os.access(path, os.R_OK):
-        return "cannot be read by this user"
-    if status.st_mode & 0o002:
-        return "can be written by everybody; type: chmod o-w"
+        return f"{path} cannot be read by this user"
+    status = path.stat()
     # Root may share what it owns with the group that keyd runs in.
     shared = stat.S_IRGRP if status.st_uid == 0 else 0
     if private and status.st_mode & 0o077 & ~shared:
-        return "is open to others; type: chmod 600"
+        return f"{path} is open to others; type: chmod 600 {path}"
     return ""

@@ -8,24 +8,26 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from keyd import trusted_paths
 from keyd.config.problems import ConfigurationError, problem
 
 MAX_BYTES = 1024 * 1024
 
 
 def read_trusted(path: Path) -> bytes:
-    """A regular file of at most 1 MiB that nobody but root and this user can write.
+    """A regular file of at most 1 MiB that nobody but root and this user can write or replace.
 
     Raises: ConfigurationError.
     """
     try:
         objection, data = _read(path)
+        objection = objection or trusted_paths.objection(path.absolute())
     except OSError as error:
-        objection, data = f"cannot be read: {error.strerror}", b""
+        objection, data = f"{path} cannot be read: {error.strerror}", b""
     if len(data) > MAX_BYTES:
-        objection = f"is larger than {MAX_BYTES} bytes"
+        objection = f"{path} is larger than {MAX_BYTES} bytes"
     if objection:
-        raise ConfigurationError(path, [problem("FILE_UNUSABLE", "", f"the file {objection}")])
+        raise ConfigurationError(path, [problem("FILE_UNUSABLE", "", objection)])
     return data
 
 
@@ -33,23 +35,12 @@ def _read(path: Path) -> tuple[str, bytes]:
     """What speaks against the open file, or its bytes; a FIFO does not block."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if objection := _objection(os.fstat(descriptor)):
-            return objection, b""
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return f"{path} is no regular file", b""
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return "", file.read(MAX_BYTES + 1)
     finally:
         os.close(descriptor)
-
-
-def _objection(status: os.stat_result) -> str:
-    if not stat.S_ISREG(status.st_mode):
-        return "is no regular file"
-    if status.st_uid not in {0, os.geteuid()}:
-        return f"belongs to uid {status.st_uid}; it must belong to root or to keyd's user"
-    if status.st_mode & 0o022:
-        mode = stat.S_IMODE(status.st_mode)
-        return f"has mode {mode:04o}, so others can write it; type: chmod go-w"
-    return ""
 
 
 def parse_toml(path: Path, data: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from keyd import trusted_paths
 from keyd.errors import BackendUnavailable, Unauthenticated
 from keyd.rpc.peer import Peer
 
@@ -75,6 +76,9 @@ class RevocationList:
             mark = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             if mark == self._mark:
                 return
+            # The words reach clients, so they name no path; keyd config check does.
+            if trusted_paths.file_objection(self._path):
+                raise ValueError("others could change it")
             if found.st_size > _FILE_MAX:
                 raise ValueError(f"larger than {_FILE_MAX} bytes")
             self._entries = _parse(self._path.read_text(encoding="ascii"))

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from keyd import trusted_paths
 from keyd.rpc.options import CannotListen, TcpListener
 
 
@@ -98,19 +99,19 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def _secret(path: Path) -> bytes:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise _bad(path, f"cannot be read: {error.strerror}") from error
+    data = _bytes(path)
+    found = path.stat()
     # Root may share what it owns with the group that keyd runs in.
     shared = stat.S_IRGRP if found.st_uid == 0 else 0
     if found.st_mode & 0o077 & ~shared:
         mode = stat.S_IMODE(found.st_mode)
         raise _bad(path, f"has mode {mode:04o}, so others can reach the private key; chmod 0600")
-    return _bytes(path)
+    return data
 
 
 def _bytes(path: Path) -> bytes:
+    if why := trusted_paths.file_objection(path):
+        raise CannotListen("TLS_FILES", why)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -67,6 +67,32 @@ def test_a_link_is_judged_by_what_it_points_to(config: TokenConfig) -> None:
     assert refused(replace(config, module=link)) == "TOKEN_MODULE_UNSAFE"
 
 
+def test_so_is_every_link_on_its_way(config: TokenConfig) -> None:
+    """Who can turn a link round chooses the module, however safe what it points to now."""
+    open_directory = config.module.parent / "open"
+    open_directory.mkdir()
+    (open_directory / "link.so").symlink_to(config.module)
+    outer = config.module.with_name("outer.so")
+    outer.symlink_to("open/link.so")
+    check_config(replace(config, module=outer))
+    open_directory.chmod(0o777)
+    assert refused(replace(config, module=outer)) == "TOKEN_MODULE_UNSAFE"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_link_of_another_user_is_refused(config: TokenConfig) -> None:
+    link = config.module.with_name("link.so")
+    link.symlink_to(config.module)
+    os.chown(link, 65534, -1, follow_symlinks=False)
+    assert refused(replace(config, module=link)) == "TOKEN_MODULE_UNSAFE"
+
+
+def test_links_in_a_circle_are_refused(config: TokenConfig) -> None:
+    circle = config.module.with_name("circle.so")
+    circle.symlink_to("circle.so")
+    assert refused(replace(config, module=circle)) == "TOKEN_MODULE_UNSAFE"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_module_of_another_user_is_refused(config: TokenConfig) -> None:
     os.chown(config.module, 65534, -1)
@@ -95,6 +121,33 @@ def test_spies_are_refused_unless_developing(
         with monkeypatch.context() as patch:
             patch.setenv(name, "x")
             assert refused(config) == "TOKEN_MODULE_SPIES"
+
+
+def test_a_spy_is_known_by_what_it_holds(config: TokenConfig) -> None:
+    """The name of the variable that pkcs11-spy asks for, as its binary holds it."""
+    config.module.write_bytes(b"\x7fELF...PKCS11SPY\0...")
+    assert refused(config) == "TOKEN_MODULE_SPIES"
+    check_config(replace(config, development=True))
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH"])
+def test_the_worker_loads_nothing_beside_its_module(name: str, config: TokenConfig) -> None:
+    changed = replace(config, environment={name: "/usr/lib"})
+    assert refused(changed) == "TOKEN_MODULE_SPIES"
+    check_config(replace(changed, development=True))
+
+
+def test_a_pin_file_that_others_could_replace_is_refused(
+    config: TokenConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pins"
+    folder.mkdir()
+    named = replace(config, pin_source=f"file:{folder}/pin")
+    assert credential_file(named, {}) == f"{folder}/pin"
+    folder.chmod(0o770)
+    with pytest.raises(InvalidRequest, match="chmod go-w") as error:
+        credential_file(named, {})
+    assert error.value.reason == "TOKEN_PIN_SOURCE"
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ class TestFiles:
         (tmp_path / "tls/server.key").unlink()
         (tmp_path / "tls/server.key").mkdir()
         words = " ".join(found.message for found in unusable_files(settings))
-        assert "module.so can be written by everybody" in words
+        assert "module.so has mode 0602, so others can write it" in words
         assert "pin is open to others; type: chmod 600" in words
         assert "server.key is no regular file" in words
 
