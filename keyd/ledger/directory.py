@@ -54,7 +54,9 @@ def check_file_if_there(path: Path) -> None:
 
 def _check_owner_and_mode(path: Path, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
-        raise _unsafe(path, f"belongs to uid {found.st_uid}, not to the user that keyd runs as")
+        raise _unsafe(
+            path, f"belongs to uid {found.st_uid}, not to the user that keyd runs as (chown it)"
+        )
     if found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
         raise _unsafe(path, f"has mode {mode:04o}; others must have no access (chmod go= it)")

@@ -75,9 +75,11 @@ def _check_ancestors(directory: Path) -> None:
         if stat.S_ISLNK(found.st_mode):
             raise _bad_directory(part, "is a symbolic link; name the directory it points to")
         if found.st_uid not in {0, os.geteuid()}:
-            raise _bad_directory(part, f"belongs to uid {found.st_uid}, neither root nor keyd")
+            raise _bad_directory(
+                part, f"belongs to uid {found.st_uid}, neither root nor keyd; type: chown"
+            )
         if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
-            raise _bad_directory(part, "can be written by others")
+            raise _bad_directory(part, f"can be written by others; type: chmod go-w {part}")
 
 
 def _make_directory(directory: Path, listener: UnixListener) -> None:
@@ -97,7 +99,9 @@ def _check_directory(directory: Path, listener: UnixListener) -> None:
     if found is None or not stat.S_ISDIR(found.st_mode):
         raise _bad_directory(directory, "is no directory (a symbolic link will not do)")
     if found.st_uid != os.geteuid():
-        raise _bad_directory(directory, f"belongs to uid {found.st_uid}, not to keyd's user")
+        raise _bad_directory(
+            directory, f"belongs to uid {found.st_uid}, not to keyd's user; chown it"
+        )
     mode = stat.S_IMODE(found.st_mode)
     if not listener.group:
         if mode & 0o077:

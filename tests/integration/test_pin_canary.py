@@ -6,6 +6,7 @@ import base64
 import contextlib
 import re
 import secrets
+import traceback
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,17 @@ from pathlib import Path
 import pytest
 
 from keyd.domain import canonical
-from keyd_client.errors import InvalidRequest, NotAllowed, PinRejected, PolicyViolation
+from keyd_client.errors import (
+    InvalidRequest,
+    KeydClientError,
+    NotAllowed,
+    PinRejected,
+    PolicyViolation,
+)
 from tests.daemon import OPAQUE_KEY, TOKEN, Installation
+from tests.faults.shim import build_shim
 from tests.running import Daemon, Done
+from tests.tally import Promise, tallied
 
 DEBUG = '[log]\nlevel = "debug"\n'
 LEDGER = re.compile(r"ledger\.db(-wal|-shm)?|backup\.db")
@@ -168,6 +177,57 @@ def test_typed_pins_are_nowhere(installation: Installation) -> None:
         assert not found([right, wrong], installation, daemon)
         assert daemon.stop() == 0
     assert not any(wrong.is_in(data) or right.is_in(data) for _, data in remains(installation))
+
+
+def behind_a_shim(installation: Installation, folder: Path, order: str) -> None:
+    """Put the misbehaving module before the token; every login obeys `order`, if there is one."""
+    module = build_shim(folder)
+    orders = folder / "orders"
+    orders.mkdir()
+    if order:
+        (orders / "C_Login.always").write_text(order)
+    text = installation.config.read_text()
+    real = re.search(r'module = "(.*)"', text)
+    assert real is not None
+    variables = f'KEYD_SHIM_MODULE = "{real[1]}", KEYD_SHIM_DIR = "{orders}", SOFTHSM2_CONF'
+    text = text.replace(real[0], f'open_timeout_s = 5.0\nmodule = "{module}"')
+    installation.config.write_text(text.replace("SOFTHSM2_CONF", variables))
+
+
+def told(error: BaseException | None) -> Iterator[bytes]:
+    """Everything that an exception can show to its finder, its causes included."""
+    while error is not None:
+        yield f"{error!r} {error} {vars(error)!r}".encode()
+        yield "".join(traceback.format_exception(error)).encode()
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    "order", ["", "abort", pytest.param("hang", marks=pytest.mark.slow(seconds=30))]
+)
+def test_pins_of_failed_logins_are_nowhere(
+    order: str, installation: Installation, tmp_path: Path
+) -> None:
+    """Rejected, and presented to a module that crashes or hangs with the PIN in its hands."""
+    installation.configure(DEBUG)
+    behind_a_shim(installation, tmp_path, order)
+    kept, typed = Canary("kept"), Canary("typed")
+    (installation.softhsm / "pin").write_text(kept.text)
+    with tallied(Promise.SECRETS_KEPT, "a failed login") as tally, installation.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        tally.injected()
+        with installation.client() as client:
+            with pytest.raises(KeydClientError) as error:
+                client.tokens.unlock(TOKEN, typed.text.encode())
+            tally.injected()
+            shown = b"".join(told(error.value)) + repr(client.tokens.list()).encode()
+        assert not typed.is_in(shown)
+        assert not kept.is_in(shown)
+        doctor = installation.keyd("doctor", "--json", "--config", installation.config)
+        assert not found([kept, typed], installation, daemon, doctor)
+        assert daemon.stop() == 0
+    assert (tmp_path / "orders" / "C_Login.calls").stat().st_size == 2
+    assert not any(one.is_in(data) for one in (kept, typed) for _, data in remains(installation))
 
 
 def test_a_canary_is_recognised() -> None:
