@@ -22,6 +22,8 @@ _FOREIGN = (
     "none of the registered keys is on this token: it was re-initialised, or it is another one "
     "with the same serial; put the right token back"
 )
+# A key that was not found may have been unreadable for a moment: it is looked for again soon.
+_LOOK_AGAIN_S = 2.0
 
 
 class Holdings:
@@ -92,7 +94,10 @@ class Holdings:
         self.seen.update(map(identity_of, registered))
         self.unusable = MappingProxyType(stock.unusable)
         self._canary = canary(stock.present)
-        self._stock_due = time.monotonic() + self._config.inventory_interval_s
+        wait_s = self._config.inventory_interval_s
+        if stock.missing_keys:
+            wait_s = min(wait_s, _LOOK_AGAIN_S)
+        self._stock_due = time.monotonic() + wait_s
         self._board.describe(
             lambda status: replace(status, strays=stock.strays, missing_keys=stock.missing_keys)
         )
