@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from keyd.backends.config import TokenConfig
 from keyd.backends.token import WorkerToken
@@ -16,6 +18,7 @@ from keyd.backends.tokens import TokenFleet
 from keyd.domain.keys import Key, KeySpec, Scheme
 from keyd.domain.public_keys import verify
 from keyd.domain.tokens import SignItem, TokenState
+from keyd.errors import BackendUnavailable, DeadlineExceeded
 from tests.fakes import MemoryTokenJournal
 from tests.softhsm import SoftHSMToken
 
@@ -60,6 +63,20 @@ def running(
         fleet.stop(PATIENCE_S)
 
 
+def worker_pids() -> set[int]:
+    """This process's children that are token workers."""
+    found = set()
+    for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        for pid in file.read_text().split():
+            try:
+                command = (Path("/proc") / pid / "cmdline").read_bytes()
+            except FileNotFoundError:
+                continue
+            if b"keyd.worker" in command:
+                found.add(int(pid))
+    return found
+
+
 def make_key(token: WorkerToken, journal: MemoryTokenJournal, spec: KeySpec = P256) -> Key:
     """Generate and register, as the service does. The name is the CKA_ID in hex."""
     cka_id = secrets.token_bytes(16)
@@ -78,6 +95,18 @@ def sign_one(token: WorkerToken, key: Key, data: bytes = b"message") -> bytes:
         raise outcome
     verify(key.public_der, key.scheme, data, outcome)
     return outcome
+
+
+def sign_when_back(token: WorkerToken, key: Key, data: bytes = b"message") -> bytes:
+    """One verified signature, asked for again, as clients do, while the token is away."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return sign_one(token, key, data)
+        except (BackendUnavailable, DeadlineExceeded):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -5,16 +5,21 @@
  * next call does instead, as one line:
  *
  *   rv CODE early|late   return CODE (hexadecimal), before or after the module did its work
- *   flip                 change the first byte of what C_Sign returned
- *   delay MILLISECONDS   take so much longer; C_Sign only when it signs, not when asked for a length
- *   hang | abort | exit | print
+ *   flip | zero          change the first byte, or every byte, of what C_Sign returned
+ *   short | long         tell a wrong length of it
+ *   foreign              return the signature before it instead
+ *   truncate             tell half the length of every value C_GetAttributeValue returned
+ *   delay MS             take so much longer
+ *   hang | abort | exit | segfault | print
  *
- * and is removed by the call that obeys it; DIR/NAME.always is obeyed every time. DIR/NAME.max bounds
- * the sessions open at once. DIR/flags holds CK_TOKEN_INFO flags to add (hexadecimal). With
- * KEYD_SHIM_FRESH set, each C_GetFunctionList returns another list.
+ * and is removed by the call that obeys it. DIR/NAME.do2 and DIR/NAME.do3 are for the calls after it;
+ * DIR/NAME.always is obeyed every time. DIR/NAME.max bounds the sessions open at once. DIR/flags holds
+ * CK_TOKEN_INFO flags to add (hexadecimal). With KEYD_SHIM_FRESH set, each C_GetFunctionList returns
+ * another list.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,19 +47,26 @@ static void count(const char *name) {
         close(file);
 }
 
-static int order(const char *name, char *line, int size) {
+/* Whether an order changes what the module returned, which asking for a length does not return. */
+static int alters(const char *line) {
+    return strchr("fzslt", line[0]) && strncmp(line, "segfault", 8);
+}
+
+static int order(const char *name, char *line, int size, int returns) {
+    static const char *kinds[] = {"do", "do2", "do3", "always"};
     char path[4096];
-    FILE *file = control(name, "do", path, sizeof path);
-    int once = file != NULL;
-    if (!file)
-        file = control(name, "always", path, sizeof path);
-    if (!file)
-        return 0;
-    int found = fgets(line, size, file) != NULL;
-    fclose(file);
-    if (once && unlink(path) != 0)
-        return 0; /* another thread obeyed it */
-    return found;
+    for (int i = 0; i < 4; i++) {
+        FILE *file = control(name, kinds[i], path, sizeof path);
+        if (!file)
+            continue;
+        int found = fgets(line, size, file) != NULL;
+        fclose(file);
+        if (!found || (alters(line) && !returns))
+            return 0;
+        if (i == 3 || unlink(path) == 0)
+            return 1; /* otherwise another thread obeyed it */
+    }
+    return 0;
 }
 
 static void misbehave(const char *line) {
@@ -65,17 +77,15 @@ static void misbehave(const char *line) {
         abort();
     if (!strncmp(line, "exit", 4))
         exit(3);
+    if (!strncmp(line, "segfault", 8))
+        raise(SIGSEGV);
+    if (!strncmp(line, "delay", 5))
+        usleep(1000 * (useconds_t)atoi(line + 5));
     if (!strncmp(line, "print", 5)) {
         printf("chatter on stdout\n");
         fflush(stdout);
         fprintf(stderr, "chatter on stderr\n");
     }
-}
-
-static void delay(const char *line) {
-    long milliseconds = 0;
-    if (sscanf(line, "delay %ld", &milliseconds) == 1)
-        usleep(1000 * milliseconds);
 }
 
 static int sessions_full(void) {
@@ -101,16 +111,43 @@ static void add_flags(ul info) {
     fclose(file);
 }
 
+/* Change a signature, at most 512 bytes, as ordered; remember it for `foreign`. */
+static void spoil(const char *line, unsigned char *signature, ul *length) {
+    static unsigned char before[512];
+    unsigned char made[512];
+    if (*length > sizeof made)
+        return;
+    memcpy(made, signature, *length);
+    if (!strncmp(line, "flip", 4))
+        signature[0] ^= 1;
+    if (!strncmp(line, "zero", 4))
+        memset(signature, 0, *length);
+    if (!strncmp(line, "foreign", 7))
+        memcpy(signature, before, *length);
+    memcpy(before, made, *length);
+    if (!strncmp(line, "short", 5))
+        *length -= 1;
+    if (!strncmp(line, "long", 4))
+        *length += 1;
+}
+
+static void truncate_values(ul template, ul count) {
+    ul *attribute = (ul *)template; /* CK_ATTRIBUTE: type, value, length */
+    for (ul i = 0; i < count; i++, attribute += 3)
+        if (attribute[1] && attribute[2] != (ul)-1)
+            attribute[2] /= 2;
+}
+
 static ul pass(int entry, const char *name, ul a, ul b, ul c, ul d, ul e, ul f, ul g, ul h) {
     char line[128] = "", when[16] = "";
     ul code = 0;
     count(name);
-    int ordered = order(name, line, sizeof line);
+    int signs = !strcmp(name, "C_Sign") && d;
+    int reads = !strcmp(name, "C_GetAttributeValue") && d && ((ul *)c)[1];
+    int ordered = order(name, line, sizeof line, signs || reads);
     int fails = ordered && sscanf(line, "rv %lx %15s", &code, when) == 2;
     if (ordered)
         misbehave(line);
-    if (ordered && (strcmp(name, "C_Sign") || d))
-        delay(line);
     if (fails && !strcmp(when, "early"))
         return code;
     if (!strcmp(name, "C_OpenSession") && sessions_full())
@@ -122,8 +159,10 @@ static ul pass(int entry, const char *name, ul a, ul b, ul c, ul d, ul e, ul f, 
         __atomic_sub_fetch(&open_sessions, 1, __ATOMIC_SEQ_CST);
     if (rv == 0 && !strcmp(name, "C_GetTokenInfo"))
         add_flags(b);
-    if (rv == 0 && !strncmp(line, "flip", 4) && d)
-        *(unsigned char *)d ^= 1;
+    if (rv == 0 && signs)
+        spoil(line, (unsigned char *)d, (ul *)e);
+    if (rv == 0 && reads && !strncmp(line, "truncate", 8))
+        truncate_values(c, d);
     return fails ? code : rv;
 }
 

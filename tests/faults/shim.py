@@ -14,6 +14,28 @@ from tests.fleets import config_for
 from tests.softhsm import SoftHSMToken
 
 SOURCE = Path(__file__).with_name("shim.c")
+_NEXT = ("do", "do2", "do3")
+# reliability D1: Cryptoki's return codes and one of a vendor.
+CODES = {
+    "DEVICE_REMOVED": 0x32,
+    "DEVICE_ERROR": 0x30,
+    "DEVICE_MEMORY": 0x31,
+    "SESSION_HANDLE_INVALID": 0xB3,
+    "SESSION_CLOSED": 0xB0,
+    "OBJECT_HANDLE_INVALID": 0x82,
+    "KEY_HANDLE_INVALID": 0x60,
+    "USER_NOT_LOGGED_IN": 0x101,
+    "TOKEN_NOT_PRESENT": 0xE0,
+    "PIN_INCORRECT": 0xA0,
+    "PIN_LOCKED": 0xA4,
+    "OPERATION_ACTIVE": 0x90,
+    "OPERATION_NOT_INITIALIZED": 0x91,
+    "BUFFER_TOO_SMALL": 0x150,
+    "FUNCTION_FAILED": 0x06,
+    "GENERAL_ERROR": 0x05,
+    "HOST_MEMORY": 0x02,
+    "VENDOR": 0x80000042,
+}
 
 
 def build_shim(directory: Path, source: Path = SOURCE) -> Path:
@@ -56,6 +78,11 @@ class Shim:
         """Make the next call of `name` obey `order` (shim.c lists them)."""
         self._order(f"{name}.do", order)
 
+    def thrice(self, name: str, order: str) -> None:
+        """Make the next three calls of `name` obey `order`."""
+        for kind in reversed(_NEXT):
+            self._order(f"{name}.{kind}", order)
+
     def always(self, name: str, order: str) -> None:
         """Make every call of `name` obey `order` until `behave`."""
         self._order(f"{name}.always", order)
@@ -68,8 +95,8 @@ class Shim:
         self._order("C_OpenSession.max", str(most))
 
     def obeyed(self, name: str) -> bool:
-        """Whether the order of `once` was carried out."""
-        return not (self.directory / f"{name}.do").exists()
+        """Whether the orders of `once` or `thrice` were carried out."""
+        return not any((self.directory / f"{name}.{kind}").exists() for kind in _NEXT)
 
     def behave(self) -> None:
         """Take back every order."""

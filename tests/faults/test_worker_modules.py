@@ -12,7 +12,7 @@ from keyd.backends.tokens import TokenFleet
 from keyd.domain.tokens import TokenState
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, SelfCheckFailed
 from tests.fakes import MemoryTokenJournal
-from tests.faults.shim import Shim
+from tests.faults.shim import CODES, Shim
 from tests.fleets import (
     PATIENCE_S,
     item,
@@ -23,27 +23,6 @@ from tests.fleets import (
     wait_until,
 )
 
-# reliability D1: Cryptoki's return codes and one of a vendor.
-CODES = {
-    "DEVICE_REMOVED": 0x32,
-    "DEVICE_ERROR": 0x30,
-    "DEVICE_MEMORY": 0x31,
-    "SESSION_HANDLE_INVALID": 0xB3,
-    "SESSION_CLOSED": 0xB0,
-    "OBJECT_HANDLE_INVALID": 0x82,
-    "KEY_HANDLE_INVALID": 0x60,
-    "USER_NOT_LOGGED_IN": 0x101,
-    "TOKEN_NOT_PRESENT": 0xE0,
-    "PIN_INCORRECT": 0xA0,
-    "PIN_LOCKED": 0xA4,
-    "OPERATION_ACTIVE": 0x90,
-    "OPERATION_NOT_INITIALIZED": 0x91,
-    "BUFFER_TOO_SMALL": 0x150,
-    "FUNCTION_FAILED": 0x06,
-    "GENERAL_ERROR": 0x05,
-    "HOST_MEMORY": 0x02,
-    "VENDOR": 0x80000042,
-}
 FUNCTIONS = ("C_SignInit", "C_Sign")
 
 
