@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,22 +40,10 @@ from tests.fleets import (
     sign_one,
     wait_for_state,
     wait_until,
+    worker_pids,
 )
 from tests.softhsm import SoftHSMToken, create_softhsm
-
-
-def worker_pids() -> set[int]:
-    """This process's children that are token workers."""
-    found = set()
-    for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        for pid in file.read_text().split():
-            try:
-                command = (Path("/proc") / pid / "cmdline").read_bytes()
-            except FileNotFoundError:
-                continue
-            if b"keyd.worker" in command:
-                found.add(int(pid))
-    return found
+from tests.tally import Promise, tallied
 
 
 class Load:
@@ -104,21 +93,31 @@ def test_a_worker_lost_under_load_is_replaced(
     number: signal.Signals, shim: Shim, journal: MemoryTokenJournal
 ) -> None:
     """reliability A4. Requests under way fail with an outcome that says so; the rest waits."""
-    with running(shim.config(sign_timeout_s=1.0), journal=journal) as fleet:
+    # A limit that a busy machine keeps: a sound worker ended for slowness costs another login.
+    config = shim.config(sign_timeout_s=2.0)
+    with (
+        tallied(Promise.TOKENS_RECOVER, f"{number.name} of a worker") as tally,
+        running(config, journal=journal) as fleet,
+    ):
         token = fleet.get("test")
         with Load(token, make_key(token, journal)) as load:
             for losses in range(1, 3):
                 load.wait_for_more()
                 [pid] = worker_pids()
                 os.kill(pid, number)
+                tally.injected()
                 wait_until(lambda gone=pid: worker_pids() - {gone} != set(), "a new worker")  # type: ignore[misc]
                 load.wait_for_more()
                 assert shim.calls("C_Login") == 1 + losses
-        assert 0 < len(load.failures) <= 8
         for failure in load.failures:
             assert isinstance(failure, BackendUnavailable | DeadlineExceeded)
-            assert failure.details["outcome"] == "UNKNOWN_RECORDED"
-        assert load.slowest_s < 6.0
+        # Each client had one request at the worker; whoever came too early was told to come back.
+        outcomes = Counter(
+            failure.details.get("outcome", failure.reason) for failure in load.failures
+        )
+        assert 0 < outcomes.pop("UNKNOWN_RECORDED") <= 8, outcomes
+        assert set(outcomes) <= {"NOT_STARTED"}
+        assert load.slowest_s < PATIENCE_S
     assert worker_pids() == set()
 
 
@@ -141,8 +140,7 @@ def test_a_worker_ends_with_the_daemon_even_while_its_module_hangs(
         from pathlib import Path
         from keyd.backends.config import TokenConfig
         from tests.fakes import MemoryTokenJournal
-        from tests.faults.test_worker_losses import worker_pids
-        from tests.fleets import item, make_key, running
+        from tests.fleets import item, make_key, running, worker_pids
         config = TokenConfig("t", Path({str(shim.module)!r}), {shim.token.uri!r},
             "file:{shim.token.pin_file}", environment={dict(shim.config().environment)!r})
         journal = MemoryTokenJournal()

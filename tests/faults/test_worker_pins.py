@@ -13,8 +13,17 @@ from keyd.domain.tokens import TokenEventKind, TokenState
 from keyd.errors import BackendUnavailable, KeydError, PinRejected
 from tests.fakes import MemoryTokenJournal
 from tests.faults.shim import Shim
-from tests.fleets import PATIENCE_S, item, make_key, running, sign_one, wait_for_state
+from tests.fleets import (
+    PATIENCE_S,
+    item,
+    make_key,
+    running,
+    sign_one,
+    sign_when_back,
+    wait_for_state,
+)
 from tests.softhsm import write_secret
+from tests.tally import Promise, tallied
 
 COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000  # CK_TOKEN_INFO flags
 
@@ -235,13 +244,19 @@ def test_a_credential_without_its_directory_is_explained(
 
 
 def test_each_recovery_presents_the_pin_once(shim: Shim, journal: MemoryTokenJournal) -> None:
-    with running(shim.config(), journal=journal) as fleet:
+    fault = "the module aborts in C_Sign"
+    with (
+        tallied(Promise.PIN_SPARED, fault) as tally,
+        running(shim.config(), journal=journal) as fleet,
+    ):
         token = fleet.get("test")
         key = make_key(token, journal)
         for crashes in range(1, 4):
             shim.once("C_Sign", "abort")
             token.sign([item(key)], PATIENCE_S)
-            sign_one(token, key)
+            tally.injected()
+            # Each recovery waits longer than the one before, beyond what callers are kept waiting.
+            sign_when_back(token, key)
             assert shim.calls("C_Login") == 1 + crashes
     recorded = [attempt is not None for attempt in journal.attempts]
     assert recorded == [True, False] * 4
