@@ -65,7 +65,8 @@ class Cell:
         if self.function in SIGNING and self.times == "once" and self.code != "USER_NOT_LOGGED_IN":
             return frozenset({DONE})  # the worker's own second try
         if self.function == "C_GetAttributeValue":
-            return AWAY | {"KEY_NOT_ON_TOKEN"} if self.times == "always" else frozenset({DONE})
+            # Unreadable twice, the key counts as missing until the next look.
+            return frozenset({DONE}) if self.times == "once" else AWAY | {"KEY_NOT_ON_TOKEN"}
         return AWAY
 
     def state(self) -> TokenState | None:
