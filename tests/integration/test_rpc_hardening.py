@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import socket
 import threading
@@ -17,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from structlog.testing import capture_logs
 
 from keyd.domain.keys import Content
-from keyd.errors import Finding, PolicyViolation
+from keyd.errors import BackendUnavailable, Finding, PolicyViolation
 from keyd.rpc import limits
 from keyd.rpc.server import ServerOptions
 from keyd_protos.v1 import (
@@ -317,6 +318,27 @@ def test_many_long_findings_reach_the_client(place: Place, serving: Serving) -> 
     assert isinstance(info, ErrorInfo)
     assert isinstance(failure, PreconditionFailure)
     assert len(failure.violations) + int(info.metadata["findings_omitted"]) == 1000
+
+
+def test_refused_calls_leave_their_connection_usable(place: Place, serving: Serving) -> None:
+    """gRPC counts a call until Python lets go of it, and 64 at once are all a connection may have.
+
+    An error that its raiser keeps in a variable would hold the call's frames until the next garbage
+    collection, which refused calls, never seen by Python, do not bring about.
+    """
+    make_key(place.world, "layouts", content=Content.OPAQUE)
+    stub = signing_pb2_grpc.SigningServiceStub(serving.local(options=[("grpc.enable_retries", 0)]))
+    rounds = 2 * 64
+    place.token.failures += [BackendUnavailable("TOKEN_OFFLINE", "away") for _ in range(rounds)]
+    gc.disable()
+    try:
+        for number in range(rounds):
+            request = signing_pb2.SignOpaqueRequest(key="layouts", data=b"%d" % number)
+            with refused() as refusal:
+                stub.SignOpaque(request, timeout=LIMIT_S)
+            assert refusal.reason == "TOKEN_OFFLINE", refusal.message
+    finally:
+        gc.enable()
 
 
 def test_a_port_is_bound_once(place: Place) -> None:

@@ -28,6 +28,7 @@ def answered(call: Call) -> Iterator[None]:
         yield
     except KeydError as error:
         call.code, call.reason = code_of(error), error.reason
+        _let_go(error)
         _abort(call, status_of(error, call.call_id))
     except (grpc.RpcError, GeneratorExit):
         # The peer went away, or the watchdog sent it away: there is nobody to answer.
@@ -36,7 +37,17 @@ def answered(call: Call) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - the outermost edge: nothing may leave unmapped
         call.code, call.reason = grpc.StatusCode.INTERNAL, "INTERNAL"
         _log.error("call_crashed", call_id=call.call_id, **_without_payload(error))
+        _let_go(error)
         _abort(call, internal_status(call.call_id))
+
+
+def _let_go(error: Exception) -> None:
+    """Let the call's frames be freed at once.
+
+    Whoever raises an error that it keeps in a variable ties its frame, and with it the call, into a
+    cycle. gRPC counts the call until it is freed, and refuses others on the same connection.
+    """
+    error.__traceback__ = None
 
 
 def _without_payload(error: Exception) -> dict[str, object]:
