@@ -46,6 +46,7 @@ class Holdings:
         self._tested_all = False
         self._shows_keys = False
         self._was_foreign = False
+        self._all_missing = False
         self._canary_due = self._stock_due = 0.0
 
     def check_identity(self, opened: Opened) -> None:
@@ -88,6 +89,7 @@ class Holdings:
         self._was_foreign = stock.foreign
         if stock.foreign:
             raise NotReady(TokenState.OFFLINE, _FOREIGN)
+        self._notice_loss(registered, stock)
         if not self._tested_all:
             stock = _without(stock, self._ask.self_check(stock.present))
             self._tested_all = True
@@ -101,6 +103,17 @@ class Holdings:
         self._board.describe(
             lambda status: replace(status, strays=stock.strays, missing_keys=stock.missing_keys)
         )
+
+    def _notice_loss(self, registered: list[Key], stock: Reconciled) -> None:
+        """After a logout by others a token shows public keys alone, as if all had been deleted.
+
+        Once, a new login is worth it. Raises: NotReady.
+        """
+        missing = bool(registered) and not stock.present
+        news = missing and not self._all_missing
+        self._all_missing = missing
+        if news and not self.seen.isdisjoint(map(identity_of, registered)):
+            raise NotReady(TokenState.OFFLINE, "none of the registered keys can be used any more")
 
     def check_canary(self) -> None:
         """Only a signature shows that a token works. Raises: WorkerRefused, SelfCheckFailed."""
