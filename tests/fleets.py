@@ -63,10 +63,10 @@ def running(
         fleet.stop(PATIENCE_S)
 
 
-def worker_pids() -> set[int]:
-    """This process's children that are token workers."""
+def worker_pids(of: int | None = None) -> set[int]:
+    """The children of a process, by default of this one, that are token workers."""
     found = set()
-    for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+    for file in Path(f"/proc/{of or os.getpid()}/task").glob("*/children"):
         for pid in file.read_text().split():
             try:
                 command = (Path("/proc") / pid / "cmdline").read_bytes()

@@ -28,7 +28,7 @@ def new_shim(
     def create(label: str) -> Shim:
         directory = tmp_path / f"shim-{label}"
         directory.mkdir()
-        return Shim(new_softhsm(label), shim_module, directory)
+        return Shim(directory, new_softhsm(label), shim_module)
 
     return create
 

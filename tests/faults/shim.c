@@ -10,6 +10,7 @@
  *   foreign              return the signature before it instead
  *   truncate             tell half the length of every value C_GetAttributeValue returned
  *   delay MS             take so much longer
+ *   logout               log out on the session of the first argument, then work
  *   hang | abort | exit | segfault | print
  *
  * and is removed by the call that obeys it. DIR/NAME.do2 and DIR/NAME.do3 are for the calls after it;
@@ -49,7 +50,7 @@ static void count(const char *name) {
 
 /* Whether an order changes what the module returned, which asking for a length does not return. */
 static int alters(const char *line) {
-    return strchr("fzslt", line[0]) && strncmp(line, "segfault", 8);
+    return strchr("fzst", line[0]) ? strncmp(line, "segfault", 8) : !strncmp(line, "long", 4);
 }
 
 static int order(const char *name, char *line, int size, int returns) {
@@ -148,10 +149,14 @@ static ul pass(int entry, const char *name, ul a, ul b, ul c, ul d, ul e, ul f, 
     int fails = ordered && sscanf(line, "rv %lx %15s", &code, when) == 2;
     if (ordered)
         misbehave(line);
+    if (!strncmp(line, "logout", 6))
+        real[20](a, 0, 0, 0, 0, 0, 0, 0); /* C_Logout */
     if (fails && !strcmp(when, "early"))
         return code;
-    if (!strcmp(name, "C_OpenSession") && sessions_full())
-        return 0xB1; /* CKR_SESSION_COUNT */
+    if (!strcmp(name, "C_OpenSession") && sessions_full()) {
+        count("CKR_SESSION_COUNT");
+        return 0xB1;
+    }
     ul rv = real[entry](a, b, c, d, e, f, g, h);
     if (rv == 0 && !strcmp(name, "C_OpenSession"))
         __atomic_add_fetch(&open_sessions, 1, __ATOMIC_SEQ_CST);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from keyd.backends.config import TokenConfig
+from keyd.cli.development.layout import write_whole
+from tests.daemon import Installation
 from tests.fleets import config_for
 from tests.softhsm import SoftHSMToken
 
@@ -51,21 +54,10 @@ def build_shim(directory: Path, source: Path = SOURCE) -> Path:
 
 
 @dataclass(frozen=True)
-class Shim:
-    """One token behind the shim."""
+class Orders:
+    """What the modules do that find their orders in `directory`."""
 
-    token: SoftHSMToken
-    module: Path
     directory: Path
-
-    def config(self, **changes: object) -> TokenConfig:
-        """The token as reached through the shim."""
-        environment = {
-            **self.token.env,
-            "KEYD_SHIM_MODULE": str(self.token.module),
-            "KEYD_SHIM_DIR": str(self.directory),
-        }
-        return config_for(self.token, module=self.module, environment=environment, **changes)
 
     def calls(self, name: str) -> int:
         """How often any worker has called this function since the token was made."""
@@ -109,3 +101,41 @@ class Shim:
         draft = self.directory / f".{name}.draft"
         draft.write_text(text + "\n")
         draft.replace(self.directory / name)
+
+
+@dataclass(frozen=True)
+class Shim(Orders):
+    """One token behind the shim."""
+
+    token: SoftHSMToken
+    module: Path
+
+    def config(self, **changes: object) -> TokenConfig:
+        """The token as reached through the shim."""
+        environment = {
+            **self.token.env,
+            **shim_environment(self.token.module, self.directory),
+        }
+        return config_for(self.token, module=self.module, environment=environment, **changes)
+
+
+def shim_environment(behind: Path, directory: Path) -> dict[str, str]:
+    """What tells a shim its module and its orders."""
+    return {"KEYD_SHIM_MODULE": str(behind), "KEYD_SHIM_DIR": str(directory)}
+
+
+def put_shim(installation: Installation, module: Path, *, extra: str = "") -> Orders:
+    """Have the installation's daemon reach its token through the shim; `extra` are settings of it.
+
+    Orders count for its next start, too.
+    """
+    orders = Orders(installation.root / "shim")
+    orders.directory.mkdir(mode=0o700)
+    behind = Path(json.loads((installation.root / "token.json").read_text())["module"])
+    variables = shim_environment(behind, orders.directory)
+    added = "".join(f'{name} = "{value}", ' for name, value in variables.items())
+    text = installation.config.read_text()
+    text = text.replace(f'module = "{behind}"', f'module = "{module}"\n{extra}')
+    text = text.replace("environment = { ", "environment = { " + added)
+    write_whole(installation.config, text)
+    return orders
