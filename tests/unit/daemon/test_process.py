@@ -71,6 +71,20 @@ thread.join()
     assert "ZeroDivisionError" in told["exception"]
 
 
+@pytest.mark.parametrize(
+    "harden", ["keyd.daemon.hardening import harden_process", "keyd.worker.hardening import harden"]
+)
+def test_neither_program_can_be_dumped(harden: str) -> None:
+    """No debugger of the same user and no handler of core dumps sees its memory."""
+    script = f"""
+import ctypes, sys
+from {harden} as harden
+harden()
+print(ctypes.CDLL(None).prctl(3), file=sys.stderr)  # PR_GET_DUMPABLE
+"""
+    assert in_a_process(script) == ["0"]
+
+
 def test_importing_the_daemon_switches_forking_support_off() -> None:
     script = (
         "import os, sys, keyd.daemon\n"
