@@ -30,10 +30,11 @@ demo: venv ## Build a TUF repository with keys on a SoftHSM token and download f
 
 .PHONY: test
 test: venv test-tools ## Run the tests, except the slow ones
-	$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	KEYD_TALLY="$$($(BIN)/python -m tests.shards --quick-tally)" \
+		$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: test-all
-test-all: venv test-tools ## Run the slow tests, in resumable shards of ten minutes (SHARD=n/m: every mth)
+test-all: venv test-tools ## Run the slow tests, in resumable shards of ten minutes (SHARD=n/m: every mth); writes build/faults.md
 	$(BIN)/python -m tests.shards --shard $(SHARD)
 
 .PHONY: test-fresh

@@ -3,7 +3,8 @@
 ``@pytest.mark.slow(seconds=120)`` says how long a test takes (60 when unsaid); shards are packed
 from that, in an order that depends on the tests alone. A shard that passed is not run again until a
 file changes, so an interrupted run goes on where it stopped. ``--shard 2/3`` takes every third,
-starting with the second, to spread them over machines. Runs in the repository's root.
+starting with the second, to spread them over machines. What fault tests counted, in these runs and
+in ``make test``, is summed up in build/faults.md. Runs in the repository's root.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import argparse
 import contextlib
 import hashlib
 import io
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+
+from tests import faults_report, tally
+from tests.shard_state import Outcome, State, current
 
 LIMIT_S = 600
 # Room for start-up and for a busy machine.
@@ -37,22 +41,6 @@ class SlowTest:
 
     nodeid: str
     seconds: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a shard's run came to; kept as JSON."""
-
-    passed: int
-    failed: int
-    skipped: int
-    seconds: int
-    note: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether every test passed or was skipped, and there was one."""
-        return self.failed == 0 and self.passed + self.skipped > 0
 
 
 class Collector:
@@ -94,26 +82,20 @@ def pack(tests: Iterable[SlowTest]) -> list[list[SlowTest]]:
     return shards
 
 
-def tree_digest() -> str:
-    """Names the state of the tracked and the new files; any edit changes it."""
-    digest = hashlib.sha256()
-    for command in (
-        ["git", "rev-parse", "HEAD"],
-        ["git", "diff", "HEAD", "--binary"],
-        ["git", "ls-files", "--others", "--exclude-standard", "-z"],
-    ):
-        output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-        digest.update(output)
-    for name in filter(None, output.decode().split("\0")):
-        digest.update(Path(name).read_bytes())
-    return digest.hexdigest()[:16]
+def name_of(shard: Sequence[SlowTest]) -> str:
+    """What a shard's files are called: the same for the same tests."""
+    return hashlib.sha256("\n".join(test.nodeid for test in shard).encode()).hexdigest()[:16]
 
 
-def run(shard: Sequence[SlowTest], report: Path) -> Outcome:
+def run(shard: Sequence[SlowTest], report: Path, tallies: Path) -> Outcome:
     """Runs one shard in a process group of its own, which is killed when the time is up."""
     command = [sys.executable, "-m", "pytest", "-o", f"timeout={LIMIT_S}", f"--junitxml={report}"]
     started = time.monotonic()
-    process = subprocess.Popen([*command, *(test.nodeid for test in shard)], start_new_session=True)
+    process = subprocess.Popen(
+        [*command, *(test.nodeid for test in shard)],
+        env=os.environ | {tally.VARIABLE: str(tallies.absolute())},
+        start_new_session=True,
+    )
     note = ""
     try:
         process.wait(LIMIT_S)
@@ -132,11 +114,6 @@ def run(shard: Sequence[SlowTest], report: Path) -> Outcome:
     return Outcome(int(suite["tests"]) - failed - skipped, failed, skipped, seconds)
 
 
-def recorded(path: Path) -> Outcome | None:
-    """The outcome of an earlier run of the same shard on the same files."""
-    return Outcome(**json.loads(path.read_text())) if path.exists() else None
-
-
 def mine(index: int, part: str) -> bool:
     """Whether the shard at `index` (from 0) belongs to `part`, "n/m" with n from 1."""
     number, _, of = part.partition("/")
@@ -145,20 +122,20 @@ def mine(index: int, part: str) -> bool:
     return index % int(of) == int(number) - 1
 
 
-def run_unfinished(shards: Sequence[Sequence[SlowTest]], part: str, state: Path) -> list[Outcome]:
+def run_unfinished(shards: Sequence[Sequence[SlowTest]], part: str, state: State) -> list[Outcome]:
     """Runs each shard of `part` that has not passed yet, and says what each came to."""
     outcomes: list[Outcome] = []
     lines = ["=== slow tests"]
     for index, shard in enumerate(shards):
         if not mine(index, part):
             continue
-        name = hashlib.sha256("\n".join(test.nodeid for test in shard).encode()).hexdigest()[:16]
-        path = state / f"{name}.json"
-        outcome, when = recorded(path), "earlier"
+        name = name_of(shard)
+        outcome, when = state.outcome(name), "earlier"
         if outcome is None or not outcome.ok:
             print(f"=== shard {index + 1} of {len(shards)}: {len(shard)} tests", flush=True)
-            outcome, when = run(shard, state / f"{name}.xml"), "now"
-            path.write_text(json.dumps(asdict(outcome)))
+            state.begin(name)
+            outcome, when = run(shard, state.report(name), state.tally(name)), "now"
+            state.keep(name, outcome)
         outcomes.append(outcome)
         lines.append(
             f"shard {index + 1} of {len(shards)}: {'passed' if outcome.ok else 'FAILED'} {when}"
@@ -173,11 +150,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.shards", description=__doc__)
     parser.add_argument("--shard", default="1/1", metavar="N/M")
     parser.add_argument("--state", type=Path, default=Path("build/shards"))
+    parser.add_argument(
+        "--quick-tally",
+        action="store_true",
+        help="run nothing: print the folder where quick tests are to count, emptied",
+    )
     parser.add_argument("paths", nargs="*", default=["tests"])
     args = parser.parse_args(argv)
-    state = args.state / tree_digest()
-    state.mkdir(parents=True, exist_ok=True)
-    outcomes = run_unfinished(pack(collect(args.paths)), args.shard, state)
+    state = current(args.state)
+    if args.quick_tally:
+        shutil.rmtree(state.quick_tally, ignore_errors=True)
+        print(state.quick_tally.absolute())
+        return 0
+    shards = pack(collect(args.paths))
+    state.keep_plan([name_of(shard) for shard in shards])
+    outcomes = run_unfinished(shards, args.shard, state)
+    print(f"what was injected: {faults_report.write(state, args.state.parent)}")
     passed = sum(outcome.passed for outcome in outcomes)
     failed = sum(outcome.failed for outcome in outcomes)
     skipped = sum(outcome.skipped for outcome in outcomes)

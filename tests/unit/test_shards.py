@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests import shards
-from tests.shards import Outcome, SlowTest
+from tests.shard_state import Outcome
+from tests.shards import SlowTest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,7 +115,8 @@ def test_shard_that_exceeds_its_time_is_killed_and_failed(
     )
     monkeypatch.chdir(repository)
     monkeypatch.setattr(shards, "LIMIT_S", 2)
-    outcome = shards.run([SlowTest("tests/test_slow.py::test_stuck", 1)], repository / "r.xml")
+    stuck = [SlowTest("tests/test_slow.py::test_stuck", 1)]
+    outcome = shards.run(stuck, repository / "r.xml", repository / "tally")
     assert (outcome.ok, outcome.note) == (False, "killed after 2 s")
 
 
@@ -138,3 +140,32 @@ def test_nonsense_parts_are_refused(part: str) -> None:
 
 def test_shard_without_a_test_is_not_passed() -> None:
     assert not Outcome(passed=0, failed=0, skipped=0, seconds=1).ok
+
+
+TALLYING = """
+import os, pytest
+from tests.tally import Promise, tallied
+
+@pytest.mark.slow(seconds={seconds})
+def test_{name}():
+    with tallied(Promise.RECORDED, "fault {name}") as tally:
+        tally.injected(3)
+"""
+
+
+def test_tallies_of_several_runs_are_summed_up(repository: Path) -> None:
+    """One shard now, one later, the quick tests in between: all of it stands in the report."""
+    slow = "".join(TALLYING.format(name=name, seconds=300) for name in ("one", "two"))
+    (repository / "tests" / "test_slow.py").write_text(slow)
+    run_shards(repository, "--shard", "1/2")
+    folder = Path(run_shards(repository, "--quick-tally").stdout.strip())
+    folder.mkdir()
+    line = '{"promise": "the same bytes get the recorded signature", "fault": "quick", '
+    (folder / "1.jsonl").write_text(line + '"injections": 5, "violations": 0, "recovery_s": []}\n')
+    run_shards(repository, "--shard", "2/2")
+    text = (repository / "build" / "faults.md").read_text()
+    assert "2 of 2 shards run, 2 of them passed" in text
+    for row in ("fault one | 1 | 3 | 0", "fault two | 1 | 3 | 0", "quick | 1 | 5 | 0"):
+        assert row in text
+    assert run_shards(repository, "--quick-tally").stdout.strip() == str(folder)
+    assert not folder.exists()
