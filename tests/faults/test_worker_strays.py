@@ -12,6 +12,7 @@ from keyd.domain.tokens import TokenState
 from tests.fakes import MemoryTokenJournal
 from tests.fleets import P256, PATIENCE_S, config_for, make_key, running, sign_one
 from tests.softhsm import SoftHSMToken
+from tests.tally import Promise, tallied
 
 _CKA_ID = 0x102
 _BYTES = 3
@@ -56,7 +57,11 @@ def test_an_unreadable_object_is_a_stray(spoilt: SoftHSMToken, journal: MemoryTo
     """SoftHSM then fails every search by CKA_ID; the keys are found all the same."""
     [key] = journal.registered
     files = object_files(spoilt)
-    with running(config_for(spoilt), journal=journal) as fleet:
+    with (
+        tallied(Promise.TOKENS_RECOVER, "an unreadable object on the token") as tally,
+        running(config_for(spoilt), journal=journal) as fleet,
+    ):
+        tally.injected()
         token = fleet.get("test")
         status = token.status()
         assert (status.state, status.missing_keys) == (TokenState.ONLINE, ())

@@ -11,6 +11,7 @@ from keyd.errors import InvalidRequest
 from keyd.services.sign import sign
 from keyd.services.world import World
 from tests.fakes import SoftwareToken
+from tests.tally import Promise, tallied
 from tests.unit.domain.test_payload_hostile import MEMBERS, TEXTS
 from tests.worlds import SIGNER, TIMEOUT_S, Author, active_author, open_world
 
@@ -47,7 +48,9 @@ def test_nothing_is_asked_and_nothing_is_bound(author: Author, raw: bytes, reaso
     role = likely_role(raw)
     key = {"root": "root-1"}.get(role, role)
     before = state(author.world)
-    with pytest.raises(InvalidRequest) as refused:
-        sign(author.world, SIGNER, author.request(key, role, raw), timeout_s=TIMEOUT_S)
-    assert refused.value.reason == reason
-    assert state(author.world) == before
+    with tallied(Promise.NO_INTERNAL, "hostile payload") as tally:
+        tally.injected()
+        with pytest.raises(InvalidRequest) as refused:
+            sign(author.world, SIGNER, author.request(key, role, raw), timeout_s=TIMEOUT_S)
+        assert refused.value.reason == reason
+        assert state(author.world) == before

@@ -21,6 +21,7 @@ from keyd.errors import KeydError, NotFound
 from keyd.ledger.verification.report import MAX_FLAWS, Report
 from keyd.ledger.verification.verify import verify_ledger
 from tests.ledgers import Home, der, furnished, reserve
+from tests.tally import Promise, tallied
 from tests.used_ledger import use
 
 # What recomputation covers: every column of these tables, except those named in UNCOVERED.
@@ -238,14 +239,20 @@ def excused(missed: Edit) -> bool:
     return named[0] == named[1] and all(who == "bootstrap" for who, _, _ in lists[1][:1])
 
 
+def check_edits(home: Home, count: int, seed: int) -> None:
+    with tallied(Promise.LOG_TELLS, "a recorded value edited") as tally:
+        tally.injected(count)
+        assert [e for e in edits_not_found(home, count, seed) if not excused(e)] == []
+
+
 def test_every_covered_column_is_watched(home: Home) -> None:
     """Each of them at least twice."""
-    assert [e for e in edits_not_found(home, 200, seed=7) if not excused(e)] == []
+    check_edits(home, 200, seed=7)
 
 
 @pytest.mark.slow(seconds=90)
 def test_a_thousand_edits_are_found(home: Home) -> None:
-    assert [e for e in edits_not_found(home, 1000, seed=11) if not excused(e)] == []
+    check_edits(home, 1000, seed=11)
 
 
 # --- cuts, swaps, rewrites (T12) ------------------------------------------------------------------
@@ -261,9 +268,11 @@ def test_a_removed_row_is_found(home: Home, table: str) -> None:
         where = " AND ".join(f"{key} = ?" for key in keys)
         connection.execute(f"DELETE FROM {table} WHERE {where}", at.fetchone())
 
-    tamper(home, remove)
-    # A checkpoint less is nothing that anybody could miss: others hold copies.
-    assert verify(home).sound == (table == "checkpoints")
+    with tallied(Promise.LOG_TELLS, "a row removed") as tally:
+        tamper(home, remove)
+        tally.injected()
+        # A checkpoint less is nothing that anybody could miss: others hold copies.
+        assert verify(home).sound == (table == "checkpoints")
 
 
 @pytest.mark.parametrize("column", ["data", "data = ?, hash"])
@@ -277,8 +286,10 @@ def test_swapped_entries_are_found(home: Home, column: str) -> None:
                 f"UPDATE leaves SET {column} = ? WHERE position = ?", [*row, position]
             )
 
-    tamper(home, swap)
-    assert not verify(home, anchored=False).sound
+    with tallied(Promise.LOG_TELLS, "two entries swapped") as tally:
+        tamper(home, swap)
+        tally.injected()
+        assert not verify(home, anchored=False).sound
 
 
 def rebuild(connection: sqlite3.Connection) -> bytes:
@@ -304,9 +315,11 @@ def forge(connection: sqlite3.Connection) -> bytes:
 
 
 def test_an_edited_entry_with_all_hashes_made_anew_is_found_by_the_checkpoints(home: Home) -> None:
-    tamper(home, forge)
-    places = {flaw.where for flaw in verify(home, anchored=False).flaws}
-    assert len([place for place in places if place.startswith("checkpoint")]) == 2
+    with tallied(Promise.LOG_TELLS, "the log rewritten from an edited entry on") as tally:
+        tamper(home, forge)
+        tally.injected()
+        places = {flaw.where for flaw in verify(home, anchored=False).flaws}
+        assert len([place for place in places if place.startswith("checkpoint")]) == 2
 
 
 def test_a_rewrite_signed_by_another_log_key_is_found_by_who_knows_the_key(
@@ -349,8 +362,10 @@ def test_a_cut_tail_is_found(home: Home, cut: int) -> None:
         connection.execute("DELETE FROM checkpoints WHERE size > ?", (size - cut,))
         rebuild(connection)
 
-    tamper(home, cut_off)
-    assert "anchor" in {flaw.where for flaw in verify(home).flaws}
+    with tallied(Promise.LOG_TELLS, "the log's tail cut off") as tally:
+        tamper(home, cut_off)
+        tally.injected()
+        assert "anchor" in {flaw.where for flaw in verify(home).flaws}
 
 
 # --- damage (B7) ---------------------------------------------------------------------------------
@@ -388,13 +403,19 @@ def covered(dump: list[str]) -> list[str]:
     return [line for line in dump if line.startswith(tuple(f'INSERT INTO "{t}"' for t in whole))]
 
 
+def check_flips(home: Home, count: int, seed: int) -> None:
+    with tallied(Promise.LOG_TELLS, "a bit of the ledger's file flipped") as tally:
+        tally.injected(count)
+        assert flips_not_found(home, count, seed) == 0
+
+
 def test_flipped_bytes_are_found(home: Home) -> None:
-    assert flips_not_found(home, 60, seed=3) == 0
+    check_flips(home, 60, seed=3)
 
 
 @pytest.mark.slow(seconds=90)
 def test_a_thousand_flipped_bytes_are_found(home: Home) -> None:
-    assert flips_not_found(home, 1000, seed=4) == 0
+    check_flips(home, 1000, seed=4)
 
 
 def test_findings_are_bounded(home: Home) -> None:

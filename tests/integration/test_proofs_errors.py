@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from keyd_protos.v1.signing_pb2_grpc import SigningServiceStub
 from tests.authors import Signed
 from tests.daemon import REPOSITORY, Installation
 from tests.serving import Refusal, refused
+from tests.tally import Promise, tallied
 
 
 def ask(installation: Installation, role: str, payload: bytes) -> Refusal:
@@ -31,12 +33,16 @@ def test_an_absent_token_says_when_to_come_again(installation: Installation) -> 
     """RetryInfo travels; the SDK hands it on, and the same request succeeds when it is back."""
     tokens = installation.softhsm / "tokens"
     away = tokens.with_name("unplugged")
-    with installation.serve() as daemon:
+    with (
+        tallied(Promise.TOKENS_RECOVER, "token unplugged") as tally,
+        installation.serve() as daemon,
+    ):
         daemon.wait_for("daemon_ready")
         recorder = installation.recorder()
         payload = canonical.encode(recorder.writer.timestamp(2))
         recorder.public_key("timestamp")
         tokens.rename(away)
+        tally.injected()
         refusal = ask(installation, "timestamp", payload)
         assert refusal.code == "UNAVAILABLE"
         retry = refusal.detail(RetryInfo)
@@ -51,10 +57,12 @@ def test_an_absent_token_says_when_to_come_again(installation: Installation) -> 
             recorder.sign("timestamp", "timestamp", payload, timeout_s=2.0)
         assert typed.value.retry_after_s
         away.rename(tokens)
+        back = time.monotonic()
         answer = None
         while answer is None:
             with contextlib.suppress(BackendUnavailable):
                 answer = recorder.sign("timestamp", "timestamp", payload)
+        tally.recovered(time.monotonic() - back)
         assert answer.version == 2
         assert daemon.stop() == 0
 

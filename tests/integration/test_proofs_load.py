@@ -88,9 +88,11 @@ def reload(daemon: Daemon, outcome: str) -> None:
 
 def test_a_worker_killed_while_signing_is_replaced(installation: Installation) -> None:
     """No call is lost, the daemon stays, and each new worker logs in once."""
-    with installation.serve() as daemon:
+    with (
+        tallied(Promise.TOKENS_RECOVER, "worker killed under load") as tally,
+        installation.serve() as daemon,
+    ):
         daemon.wait_for("daemon_ready")
-        pauses = []
         with signing(clients_of(installation)) as load:
             for number in range(KILLS):
                 load.wait_for_answers()
@@ -98,28 +100,33 @@ def test_a_worker_killed_while_signing_is_replaced(installation: Installation) -
                 load.wait_for_calls()
                 began = time.monotonic()
                 os.kill(worker, signal.SIGKILL)
+                tally.injected()
                 daemon.wait_for("token_logged_in", number + 2)
                 load.wait_for_answers()
-                pauses.append(time.monotonic() - began)
+                tally.recovered(time.monotonic() - began)
             load.end()
         assert load.lost == []
         check_all(installation, load)
         events = [event["event"] for event in daemon.events()]
         assert events.count("token_worker_started") == KILLS + 1
         assert events.count("token_logged_in") == KILLS + 1
-        print(f"all clients were answered again after {[round(one, 2) for one in pauses]} s")
+        print(f"all clients were answered again after {tally.recovery_s} s")
         assert daemon.stop() == 0
 
 
 def test_a_stop_under_load_loses_and_leaves_nothing(installation: Installation) -> None:
     """SIGTERM: calls in flight end, new ones wait for the next daemon; no intent stays open."""
-    with ExitStack() as stack:
+    with (
+        tallied(Promise.REPEATABLE, "daemon stopped under load") as tally,
+        ExitStack() as stack,
+    ):
         load: Load | None = None
         for _ in range(KILLS):
             with starting(installation) as daemon:
                 load = load or stack.enter_context(signing(clients_of(installation)))
                 load.wait_for_answers()
                 load.wait_for_calls()
+                tally.injected()
                 assert daemon.stop() == 0
                 assert "calls_cut" not in [event["event"] for event in daemon.events()]
         assert load is not None

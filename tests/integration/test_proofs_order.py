@@ -16,6 +16,7 @@ from keyd_client import Client, KeydSigner, echo, sign_metadata_batch
 from tests.daemon import BINS, Installation
 from tests.recording import Receipt, Recorder, check_receipts
 from tests.running import Daemon
+from tests.tally import Promise, tallied
 from tests.tracing import SystemCall, read_trace, strace
 
 WAL = "/ledger.db-wal"
@@ -40,8 +41,10 @@ def test_nothing_is_asked_or_answered_before_it_is_flushed(
     seen = list(read_trace(trace))
     assert len(recorder.receipts) == 100
     after = 0
-    for receipt in recorder.receipts:
-        after = check_order(seen, receipt, after)
+    with tallied(Promise.RECORDED, "system calls of a signature watched") as tally:
+        for receipt in recorder.receipts:
+            after = check_order(seen, receipt, after)
+            tally.injected()
 
 
 def check_order(seen: Sequence[SystemCall], receipt: Receipt, after: int) -> int:

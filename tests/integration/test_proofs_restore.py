@@ -11,6 +11,7 @@ from keyd.domain import canonical
 from keyd_client.errors import DaemonFault, KeydClientError, PolicyViolation
 from tests.daemon import Installation
 from tests.recording import Recorder, check_entries, check_receipts, entries_of
+from tests.tally import Promise, tallied
 
 ROLE = "timestamp"
 
@@ -37,7 +38,11 @@ def test_copied_at_version_5_signed_to_9_restored(
     restored = installation.keyd("ledger", "restore", backup, *config)
     assert restored.code == 0, restored.err
 
-    with installation.serve() as daemon:
+    with (
+        tallied(Promise.STATE_GUARDED, "an older backup restored") as tally,
+        installation.serve() as daemon,
+    ):
+        tally.injected()
         assert "LEDGER_BEHIND_ANCHOR" in daemon.wait_for("ledger_refuses")["reason"]
         daemon.wait_for("daemon_ready")
         nothing_is_signed(installation)

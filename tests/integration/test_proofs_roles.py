@@ -11,6 +11,7 @@ from keyd_client.errors import KeydClientError
 from tests.authors import Signed, Writer
 from tests.daemon import ROOT_KEYS, TOKEN, Installation
 from tests.recording import Recorder, check_entries, check_receipts, entries_of
+from tests.tally import Promise, tallied
 
 OTHER = "other"
 TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
@@ -111,7 +112,9 @@ def test_only_the_right_key_signs_the_right_payload_for_the_right_role(
             before = intended(client)
             attempts = try_everything_wrong(demo, other) + try_everything_wrong(other, demo)
             assert attempts > 1000
-            assert intended(client) == before, "a refused payload reserved something"
+            with tallied(Promise.DENY_BY_DEFAULT, "payload signed as another role's") as tally:
+                tally.injected(attempts)
+                assert intended(client) == before, "a refused payload reserved something"
             for each in (demo, other):
                 sign_everything_right(each)
             assert intended(client) == before + 2 * sum(map(len, HOLDERS.values()))

@@ -12,6 +12,7 @@ from keyd.errors import Equivocation, KeydError
 from keyd.services.released import Released
 from keyd.services.world import World
 from tests.fakes import SoftwareToken
+from tests.tally import Promise, tallied
 from tests.worlds import SIGNER, TIMEOUT_S, Author, active_author, make_key, open_world, sign_many
 
 ROUNDS = 1000
@@ -85,9 +86,13 @@ def test_races_have_exactly_one_winner_each(world: World) -> None:
         except KeydError as refused:
             return refused
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
+    with (
+        tallied(Promise.ONE_PAYLOAD, "payloads racing for one version") as tally,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
         for contenders in payloads:
             random.shuffle(contenders)
+            tally.injected(CLIENTS)
             results = list(pool.map(attempt, contenders))
             winners = [result for result in results if isinstance(result, Released)]
             assert len(winners) == 1
@@ -97,9 +102,13 @@ def test_races_have_exactly_one_winner_each(world: World) -> None:
 
 def test_same_payload_from_many_callers_is_one_signature(world: World) -> None:
     author = active_author(world)
-    with ThreadPoolExecutor(CLIENTS) as pool:
+    with (
+        tallied(Promise.REPEATABLE, "the same bytes from many callers") as tally,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
         for version in range(2, 40):
             signed = author.targets(version)
+            tally.injected(CLIENTS)
             results = list(
                 pool.map(lambda _, s=signed: author.sign("targets", "targets", s), range(CLIENTS))
             )
