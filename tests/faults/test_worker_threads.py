@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from keyd.domain.keys import KeySpec, Scheme
 from keyd.domain.tokens import TokenState
 from tests.fakes import MemoryTokenJournal
-from tests.fleets import config_for, make_key, running, sign_one
+from tests.fleets import PATIENCE_S, config_for, make_key, running, sign_one
 from tests.softhsm import SoftHSMToken
 from tests.tally import Promise, tallied
 
@@ -33,14 +33,14 @@ def test_threads_in_one_module_lose_no_worker(
 
         def sign(number: int) -> None:
             for count in range(EACH):
-                sign_one(token, keys[(number + count) % 2], f"{number} {count}".encode())
+                key = keys[(number + count) % 2]
+                sign_one(token, key, f"{number} {count}".encode())
+                token.find(key.cka_id, PATIENCE_S)
 
-        threads = [threading.Thread(target=sign, args=(number,)) for number in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        tally.injected(THREADS * EACH)
+        with ThreadPoolExecutor(THREADS) as pool:
+            calls = [pool.submit(sign, number) for number in range(THREADS)]
+        tally.injected(2 * THREADS * EACH)
+        assert [error for call in calls if (error := call.exception()) is not None] == []
         status = token.status()
         assert (status.state, status.since) == (TokenState.ONLINE, since), "a worker was lost"
 
