@@ -71,7 +71,9 @@ def test_an_edit_that_does_not_fit_once_is_an_error(old: str) -> None:
 
 
 def test_a_bug_that_is_broken_itself_proves_nothing(tmp_path: Path) -> None:
-    typo = Edit("keyd/domain/policy.py", "if action.method not in METHODS:", "if action.metod:")
+    typo = Edit(
+        "keyd/domain/policy.py", "if action.method not in METHODS:", "if action.no_such_name:"
+    )
     gate = "tests/unit/policy/test_decide.py::test_empty_policy_allows_nothing"
     verdict = Tree(tmp_path / "tree", [typo]).run([gate], 60)
     assert verdict.failures
