@@ -44,5 +44,5 @@ def _bug(row: Mapping[str, Any]) -> Bug:
         gate=tuple(row["gate"]),
         shows=row["shows"],
         seconds=row.get("seconds", 20),
-        timeout_s=row.get("timeout_s", 60),
+        timeout_s=row.get("timeout_s", 120),
     )
