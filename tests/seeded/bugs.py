@@ -43,6 +43,6 @@ def _bug(row: Mapping[str, Any]) -> Bug:
         edits=tuple(Edit(each["file"], each["old"], each["new"]) for each in row["edit"]),
         gate=tuple(row["gate"]),
         shows=row["shows"],
-        seconds=row.get("seconds", 20),
+        seconds=row.get("seconds", 10),
         timeout_s=row.get("timeout_s", 120),
     )

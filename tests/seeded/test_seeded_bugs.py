@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,13 @@ BUGS = read_bugs()
 GATES = sorted({gate for bug in BUGS for gate in bug.gate})
 PARTS = 6
 HONEST_S = 120
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """For a tree; unlike `tmp_path` it does not stay, for there are many."""
+    with tempfile.TemporaryDirectory(prefix="keyd-seeded-") as name:
+        yield Path(name)
 
 
 def quick(bug: Bug) -> bool:
@@ -36,20 +45,20 @@ def check_caught(bug: Bug, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("bug", [*filter(quick, BUGS)], ids=lambda bug: bug.name)
-def test_a_quick_gate_turns_red(bug: Bug, tmp_path: Path) -> None:
-    check_caught(bug, tmp_path)
+def test_a_quick_gate_turns_red(bug: Bug, folder: Path) -> None:
+    check_caught(bug, folder)
 
 
 @pytest.mark.parametrize("bug", [slowly(bug) for bug in BUGS if not quick(bug)])
-def test_a_gate_turns_red(bug: Bug, tmp_path: Path) -> None:
-    check_caught(bug, tmp_path)
+def test_a_gate_turns_red(bug: Bug, folder: Path) -> None:
+    check_caught(bug, folder)
 
 
 @pytest.mark.slow(seconds=HONEST_S)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_gates_are_green_without_bugs(part: int, tmp_path: Path) -> None:
+def test_gates_are_green_without_bugs(part: int, folder: Path) -> None:
     """In the same kind of tree, so that it is the bug that turned them red."""
-    verdict = Tree(tmp_path / "tree").run(GATES[part::PARTS], HONEST_S)
+    verdict = Tree(folder / "tree").run(GATES[part::PARTS], HONEST_S)
     assert verdict.green, verdict.output
 
 
@@ -70,11 +79,11 @@ def test_an_edit_that_does_not_fit_once_is_an_error(old: str) -> None:
         seeded([Edit("keyd/services/sign.py", old, "")])
 
 
-def test_a_bug_that_is_broken_itself_proves_nothing(tmp_path: Path) -> None:
+def test_a_bug_that_is_broken_itself_proves_nothing(folder: Path) -> None:
     typo = Edit(
         "keyd/domain/policy.py", "if action.method not in METHODS:", "if action.no_such_name:"
     )
     gate = "tests/unit/policy/test_decide.py::test_empty_policy_allows_nothing"
-    verdict = Tree(tmp_path / "tree", [typo]).run([gate], 60)
+    verdict = Tree(folder / "tree", [typo]).run([gate], 60)
     assert verdict.failures
     assert not verdict.red
