@@ -30,8 +30,9 @@ demo: venv ## Build a TUF repository with keys on a SoftHSM token and download f
 
 .PHONY: test
 test: venv test-tools ## Run the tests, except the slow ones
-	KEYD_TALLY="$$($(BIN)/python -m tests.shards --quick-tally)" \
-		$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	tally="$$($(BIN)/python -m tests.shards --quick-tally)"; KEYD_TALLY="$$tally" \
+		$(BIN)/python -m pytest tests -m "not slow" -n $(JOBS) --dist worksteal \
+		--junitxml="$$tally/report.xml" $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: venv test-tools ## Run the slow tests, in resumable shards of ten minutes (SHARD=n/m: every mth); writes build/faults.md

@@ -86,7 +86,7 @@ def gather(state: State) -> Report:
     lines = [*quick, *_lines(state.tally(name) for name in outcomes)]
     return Report(
         kinds=merge(lines),
-        skipped=dict(_skipped(state.report(name) for name in outcomes).most_common()),
+        skipped=dict(_skipped(_reports(state, outcomes)).most_common()),
         shards=(sum(map(_ok, outcomes.values())), len(outcomes), len(names)),
         seconds=sum(outcome.seconds for outcome in outcomes.values()),
         quick_blocks=len(quick),
@@ -113,6 +113,10 @@ def _lines(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
                 # The last line of a run that was killed may be cut.
                 if line.endswith("}"):
                     yield json.loads(line)
+
+
+def _reports(state: State, names: Iterable[str]) -> list[Path]:
+    return [state.quick_tally / "report.xml", *map(state.report, names)]
 
 
 def _skipped(reports: Iterable[Path]) -> Counter[str]:

@@ -46,12 +46,13 @@ def test_all_runs_are_merged(state: State, monkeypatch: pytest.MonkeyPatch) -> N
     count(monkeypatch, state.tally("b"), 0.4, fails=True)
     count(monkeypatch, state.quick_tally, 0.3)
     count(monkeypatch, state.tally("gone"), 9.0)
+    (state.quick_tally / "report.xml").write_text(SKIPPED)
     report = faults_report.gather(state)
     [kind] = report.kinds
     assert (kind.blocks, kind.injections, kind.violations) == (3, 4, 1)
     assert sorted(kind.recovery_s) == [0.1, 0.2, 0.3, 0.4]
     assert (report.shards, report.seconds, report.quick_blocks) == ((1, 2, 3), 125, 1)
-    assert report.skipped == {"no strace": 1}
+    assert report.skipped == {"no strace": 2}
 
 
 def test_the_page_tells_all_of_it(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
