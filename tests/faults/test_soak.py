@@ -27,7 +27,7 @@ from tests.daemon import Installation, install
 from tests.faults.soaking import BATCH, UNARY, Sample, Soak, behind_shim
 from tests.recording import check_disk
 from tests.running import KEYD, clean_environment
-from tests.shards import tree_digest
+from tests.shard_state import tree_digest
 from tests.tally import Promise, Tally, tallied
 
 FAULT = "worker killed or stopped, or daemon reloaded, in a soak"
