@@ -65,16 +65,17 @@ def running(
 
 def worker_pids(of: int | None = None) -> set[int]:
     """The children of a process, by default of this one, that are token workers."""
-    found = set()
-    for file in Path(f"/proc/{of or os.getpid()}/task").glob("*/children"):
-        for pid in file.read_text().split():
-            try:
-                command = (Path("/proc") / pid / "cmdline").read_bytes()
-            except FileNotFoundError:
-                continue
-            if b"keyd.worker" in command:
-                found.add(int(pid))
-    return found
+    tasks = Path(f"/proc/{of or os.getpid()}/task").glob("*/children")
+    children = [int(pid) for task in tasks for pid in _if_there(task).split()]
+    return {pid for pid in children if b"keyd.worker" in _if_there(Path(f"/proc/{pid}/cmdline"))}
+
+
+def _if_there(path: Path) -> bytes:
+    """What a file below /proc holds; nothing if its thread or process has just ended."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def make_key(token: WorkerToken, journal: MemoryTokenJournal, spec: KeySpec = P256) -> Key:
