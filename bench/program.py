@@ -38,13 +38,15 @@ class Program:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        process = self._process
+        # Leaving it closes the pipes, which ends the program, and waits for it.
+        with process:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     @property
     def pid(self) -> int:

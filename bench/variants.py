@@ -30,6 +30,9 @@ def memory(plan: Plan, figures: Figures) -> None:
 
     Everything else is the same: code, settings of SQLite, transactions.
     """
+    if not _MEMORY.is_dir():
+        print(f"  not measured: there is no {_MEMORY}")
+        return
     with new_place() as disk, new_place() as other, _ledger_in_memory(other) as changed:
         _beside(plan, figures, "memory", (disk, changed))
 
@@ -42,6 +45,9 @@ def keys(plan: Plan, figures: Figures) -> None:
 
 def slow(plan: Plan, figures: Figures) -> None:
     """SoftHSM behind a module that takes 10 ms for each signature, with 8 sessions."""
+    if shutil.which("cc") is None:
+        print("  not measured: no C compiler (cc) to make the slow module with")
+        return
     with (
         new_place() as place,
         _slow_module(place) as slowed,
@@ -62,7 +68,7 @@ def _beside(
     ):
         if keys:
             other.caller.ask("add_keys", until=keys)
-        figures.numbers[f"{name}/keys"] = usual.caller.ask("add_keys", until=0)
+            figures.numbers[f"{name}/keys"] = usual.caller.ask("add_keys", until=0)
         # Short turns, taken alternately: the machine's own moods hit both alike.
         for _ in range(2 * plan.rounds):
             for label, bench in (("plain", usual), (name, other)):
