@@ -28,7 +28,7 @@ _GOALS = {
 }
 
 
-@pytest.mark.slow(seconds=30)
+@pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize(("parts", "begin"), _GOALS.items(), ids=" ".join)
 def test_every_part_measures_its_goals(
     tmp_path: Path, parts: Sequence[str], begin: Sequence[str]
