@@ -73,3 +73,9 @@ def test_calls_that_began_while_warming_up_count_when_they_end() -> None:
     durations = iter([0.3, *[0.02] * 1000])
     timing = closed_loop([lambda: time.sleep(next(durations))], 1.0)
     assert timing.p99_us >= 300_000
+
+
+def test_what_takes_longer_than_the_measuring_time_is_measured_all_the_same() -> None:
+    timing = closed_loop([lambda: time.sleep(0.4)], 0.05)
+    assert timing.done == 1
+    assert 0 < timing.rate < 2.6
