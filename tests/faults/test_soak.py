@@ -54,7 +54,9 @@ def soaked(
         ready_s = time.monotonic() - began
         soak = Soak(installation, daemon, calls)
         soak.run(batches, fault_every, tally)
-        assert not {"call_crashed", "thread_died"} & {event["event"] for event in daemon.events()}
+        events = daemon.events()
+        assert not {"call_crashed", "thread_died"} & {event["event"] for event in events}
+        assert "CANCELLED" not in {event.get("code") for event in events}
         assert daemon.stop() == 0
     assert soak.signed == batches * (BATCH + UNARY)
     return ready_s, soak.samples

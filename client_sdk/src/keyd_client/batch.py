@@ -186,6 +186,9 @@ class _Run:
                         raise AnswerMismatch("BATCH_CUT_SHORT", "the daemon ended the stream early")
                     self._progress = True
                     yield self._under_way.popleft(), answer
+                # A call that is cancelled counts as refused: let it end well.
+                outbox.put(None)
+                next(stream, None)
             except grpc.RpcError as failure:
                 raise from_rpc_error(failure, opened.profile.target, self._timeout_s) from failure
             finally:
