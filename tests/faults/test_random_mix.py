@@ -39,6 +39,15 @@ class Mix:
     daemon: Daemon
     done: Counter[str] = field(default_factory=Counter)
     made: dict[str, Key] = field(default_factory=dict)
+    _deck: list[Callable[[], None]] = field(default_factory=list)
+
+    def choose(self, *, shuffled: bool) -> Callable[[], None]:
+        """The next action; each has its turn before any has another."""
+        if not self._deck:
+            self._deck = self.actions()
+            if shuffled:
+                self.dice.shuffle(self._deck)
+        return self._deck.pop(0)
 
     def step(self, action: Callable[[], None]) -> float:
         """Do something, wait until all is well again; returns how long that took."""
@@ -153,10 +162,7 @@ def run(installation: Installation, enough: Callable[[Mix], bool], *, shuffled: 
             mix = Mix(installation, load, random.Random(seed), first)
             try:
                 while not enough(mix):
-                    actions = mix.actions()
-                    place = sum(mix.done.values()) % len(actions)
-                    action = mix.dice.choice(actions) if shuffled else actions[place]
-                    took = mix.step(action)
+                    took = mix.step(mix.choose(shuffled=shuffled))
                     tally.injected()
                     tally.recovered(took)
                 load.end()
