@@ -253,7 +253,12 @@ def verified(installation: Installation) -> tuple[dict[str, Any], int]:
         command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout is not None
-        told = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        try:
+            told = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            # Nobody waits for it once pytest's time is up.
+            if process.returncode is None:
+                process.kill()
     return json.loads(told), usage.ru_maxrss
