@@ -23,6 +23,10 @@ for module in "${SOFTHSM2_MODULE:-}" /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/
 done
 if [ "$found_softhsm" = no ]; then packages+=(softhsm2); fi
 
+if ! "$python" -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null; then
+    packages+=(libseccomp2)
+fi
+
 present() {
     case $1 in
         libnss3) compgen -G "/usr/lib/*/libsoftokn3.so" || compgen -G "/usr/lib/*/nss/libsoftokn3.so" ;;

@@ -169,8 +169,9 @@ class _Filter:
         set_attribute = self._function(
             "seccomp_attr_set", ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32
         )
-        # The same kernel answers calls of other architectures, under other numbers.
-        _check(set_attribute(self._context, _FOREIGN_ARCHITECTURE, _KILL_PROCESS))
+        # The same kernel answers calls of other architectures, under other numbers. Refused where a
+        # service manager denies seccomp(2): prctl(2) serves then, and ends the thread alone.
+        set_attribute(self._context, _FOREIGN_ARCHITECTURE, _KILL_PROCESS)
         self._number = self._function("seccomp_syscall_resolve_name", ctypes.c_int, ctypes.c_char_p)
         self._add = self._function(
             "seccomp_rule_add_array",

@@ -2,8 +2,8 @@
 
 KEYD_CONFORMANCE is a TOML file with ``module``, ``uri``, ``pin_file`` and, if need be, ``schemes``
 (TUF names; default: all that keyd knows), ``rsa_bits``, and settings of the same names as in keyd's
-configuration: ``sessions``, ``module_parameters``, ``waive_local``, ``sign_timeout_s``,
-``generate_timeout_s``, ``environment``. The run leaves its keys on the token.
+configuration: ``sessions``, ``module_parameters``, ``waive_local``, ``sandbox``,
+``sign_timeout_s``, ``generate_timeout_s``, ``environment``. The run leaves its keys on the token.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _SETTINGS = (
     "sessions",
     "module_parameters",
     "waive_local",
+    "sandbox",
     "sign_timeout_s",
     "generate_timeout_s",
     "environment",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import signal
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,3 +109,49 @@ def test_without_its_filter_a_worker_loads_no_module(
             if state is TokenState.OFFLINE:
                 assert "NO_LIBSECCOMP" in status.detail
                 assert "install libseccomp2" in status.detail
+
+
+def in_a_process(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+_I386 = """
+import ctypes, mmap, os, sys
+from keyd.worker.sandbox import Sandbox, confine
+confine(Sandbox(sys.argv[1]))
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(b"\\xb8\\x14\\0\\0\\0\\xcd\\x80\\xc3")  # mov eax, 20 (getpid of i386); int 0x80; ret
+call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+print(call() == os.getpid())
+"""
+
+
+def test_the_numbers_of_another_architecture_are_no_way_round() -> None:
+    if platform.machine() != "x86_64" or in_a_process(_I386, "off").stdout != "True\n":
+        pytest.skip("this machine does not run calls of i386")
+    with tallied(Promise.SECRETS_KEPT, "a call of another architecture") as tally:
+        assert in_a_process(_I386, "network").returncode == -signal.SIGSYS
+        tally.injected()
+
+
+_BELOW_ANOTHER_FILTER = """
+import os, sys
+from keyd.worker import sandbox
+if len(sys.argv) == 1:  # as a service manager: seccomp(2) is denied to what is started from here
+    service = sandbox._Filter()
+    service.add(sandbox._Rule("seccomp"))
+    service.load()
+    os.execv(sys.executable, [sys.executable, "-c", sys.orig_argv[2], "inside"])
+sandbox.confine(sandbox.Sandbox.UNIX)
+try:
+    os.fork()
+except PermissionError:
+    print("denied")
+"""
+
+
+def test_it_can_be_set_up_where_seccomp_itself_is_filtered() -> None:
+    """By prctl, which every service may call."""
+    done = in_a_process(_BELOW_ANOTHER_FILTER)
+    assert done.stdout == "denied\n", done.stderr

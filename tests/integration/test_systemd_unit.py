@@ -85,12 +85,9 @@ def allowed_calls() -> set[str]:
     allowed = system_calls("@default")
     for name, value in settings():
         if name == "SystemCallFilter":
-            groups = value.removeprefix("~").split()
-            for group in groups:
-                if value.startswith("~"):
-                    allowed -= system_calls(group)
-                else:
-                    allowed |= system_calls(group)
+            for group in value.removeprefix("~").split():
+                named = system_calls(group) if group.startswith("@") else {group}
+                allowed = allowed - named if value.startswith("~") else allowed | named
     return allowed
 
 
