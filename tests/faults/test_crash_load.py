@@ -1,75 +1,46 @@
-"""SIGKILL at any moment while four clients sign: what they received is recorded, nothing twice.
-
-`KEYD_TEST_SEED` repeats a run's choices.
-"""
+"""SIGKILL while four clients sign: what they received is recorded, nothing twice."""
 
 from __future__ import annotations
 
-import os
+import itertools
 import random
-import secrets
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.daemon import TEAMS, Installation
-from tests.load import PATIENT_S, Load, Signing, check_new_receipts, check_sound, signing
-from tests.running import Daemon
-
-LONGEST_LIFE_S = 0.2
-
-
-def kill_rounds(installation: Installation, rounds: int) -> None:
-    seed = os.environ.get("KEYD_TEST_SEED") or secrets.token_hex(4)
-    print(f"KEYD_TEST_SEED={seed}")  # pytest shows it when the test fails
-    dice = random.Random(seed)
-    patience_s = (PATIENT_S, 0.25)
-    clients = [
-        Signing(installation.recorder(), team, random.Random(f"{seed} {team}"), patience_s)
-        for team in TEAMS
-    ]
-    with signing(clients) as load:
-        for _ in range(rounds):
-            with serving(installation) as daemon:
-                load.wait_for_answers()
-                check_new_receipts(installation, load)
-                time.sleep(dice.uniform(0, LONGEST_LIFE_S))  # the moment of the kill is what varies
-                load.wait_for_calls()
-                assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL
-        with serving(installation) as daemon:
-            load.wait_for_answers()
-            load.end()
-            check_new_receipts(installation, load)
-            check_everything(installation, load)
-            assert daemon.stop() == 0
-
-
-@contextmanager
-def serving(installation: Installation) -> Iterator[Daemon]:
-    with installation.serve() as daemon:
-        daemon.wait_for("daemon_ready")
-        yield daemon
-
-
-def check_everything(installation: Installation, load: Load) -> None:
-    entries = check_sound(installation, load)
-    unknown = sum(e["event"] == "intent_closed" for e in entries)
-    lost = len(load.lost)
-    print(f"{len(load.receipts)} signatures received, {lost} calls lost, {unknown} intents closed")
-    assert unknown, "no kill left an intent open: nothing was interrupted"
-    assert lost, "every call was carried over: nobody asked for other bytes"
+from tests.daemon import Installation
+from tests.faults.killing import (
+    ANY_MOMENT,
+    MAKING_KEYS,
+    SIGNING,
+    STARTING,
+    kill_rounds,
+    new_seed,
+)
 
 
 @pytest.mark.parametrize("part", range(2))
 def test_kill_under_load(installation: Installation, part: int) -> None:
-    kill_rounds(installation, 10)
+    kill_rounds(installation, 10 * [ANY_MOMENT], new_seed())
 
 
 @pytest.mark.slow(seconds=120)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(10))
 def test_kill_under_load_500_times(installation: Installation, part: int) -> None:
-    kill_rounds(installation, 50)
+    kill_rounds(installation, 50 * [ANY_MOMENT], new_seed())
+
+
+@pytest.mark.slow(seconds=150)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(20))
+def test_kill_at_failpoints_under_load_500_times(installation: Installation, part: int) -> None:
+    """Each place at least twice in a part, so 40 times or more in all; passages vary."""
+    kill_at_failpoints(installation, 25)
+
+
+def kill_at_failpoints(installation: Installation, kills: int) -> None:
+    seed = new_seed()
+    every = (*SIGNING, *MAKING_KEYS, *STARTING)
+    places: list[str] = list(itertools.islice(itertools.cycle(every), kills))
+    random.Random(seed).shuffle(places)
+    kill_rounds(installation, places, seed)
