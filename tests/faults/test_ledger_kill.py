@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,21 +18,12 @@ from keyd.ledger.backup import backup, restore
 from keyd.ledger.opening import open_ledger
 from keyd.ledger.repair import repair
 from keyd.ledger.sqlite import SqliteLedger
-from keyd.ports import View
 from tests.fakes import TestClock
-from tests.ledgers import KEY, NOW, ORIGIN, REPOSITORY, Home, furnished, reserve, sign
+from tests.faults.acknowledged import Acknowledged, missing, told_by
+from tests.ledgers import NOW, ORIGIN, REPOSITORY, Home, furnished, reserve, sign
+from tests.tally import Promise, tallied
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Acknowledged:
-    """A line of the program: the ledger had said that this is durable."""
-
-    role: str
-    version: int
-    digest: str
-    signed: bool
 
 
 def run(
@@ -55,29 +45,15 @@ def run(
         assert program.stdout.readline() == b"open\n"
         time.sleep(kill_after_s)  # the moment of the kill is what varies here
         program.kill()
-    lines = [line.split() for line in program.stdout.read().decode().splitlines()]
+    told = told_by(program.stdout.read())
     program.stdout.close()
-    told = [
-        Acknowledged(line[0], int(line[1]), line[2], line[3] == "signed")
-        for line in lines
-        if len(line) == 4
-    ]
     return program.wait(60), told
 
 
 def check(ledger: SqliteLedger, told: list[Acknowledged]) -> None:
     """Everything acknowledged is recorded, with its bytes."""
     assert ledger.refusal() is None
-
-    def work(view: View) -> None:
-        for one in told:
-            found = view.reservation(REPOSITORY, one.role, 0, one.version)
-            assert found is not None
-            assert found.digest == one.digest
-            if one.signed:
-                assert [s.fingerprint for s in view.signatures(found)] == [KEY.fingerprint]
-
-    ledger.read(work)
+    assert not missing(ledger, told)
 
 
 GROUP_POINTS = [
@@ -91,10 +67,12 @@ GROUP_POINTS = [
 @pytest.mark.parametrize("passage", [1, 7, 40])
 def test_killed_inside_a_group(tmp_path: Path, point: Failpoint, passage: int) -> None:
     furnished(tmp_path).close()
-    status, told = run(tmp_path, failpoint=f"{point}:{passage}")
-    assert status == -signal.SIGKILL
-    ledger = Home(tmp_path).open()
-    check(ledger, told)
+    with tallied(Promise.RECORDED, "SIGKILL inside a commit group") as tally:
+        status, told = run(tmp_path, failpoint=f"{point}:{passage}")
+        assert status == -signal.SIGKILL
+        tally.injected()
+        ledger = Home(tmp_path).open()
+        check(ledger, told)
     marks = ledger.read(lambda view: {r.name: r.high_water for r in view.roles(REPOSITORY)})
     for role in ("role0", "role3"):
         sign(ledger, marks.get(role, 0) + 1, role)
@@ -118,13 +96,15 @@ def kill_often(base: Path, rounds: int, seed: int) -> int:
     chosen = random.Random(seed)
     furnished(base).close()
     everything: list[Acknowledged] = []
-    for _ in range(rounds):
-        status, told = run(base, kill_after_s=chosen.uniform(0.005, 0.2))
-        assert status == -signal.SIGKILL
-        everything += told
-        ledger = Home(base).open()
-        check(ledger, told)
-        ledger.close()
+    with tallied(Promise.RECORDED, "SIGKILL of a writing ledger") as tally:
+        for _ in range(rounds):
+            status, told = run(base, kill_after_s=chosen.uniform(0.005, 0.2))
+            assert status == -signal.SIGKILL
+            tally.injected()
+            everything += told
+            ledger = Home(base).open()
+            check(ledger, told)
+            ledger.close()
     digests: dict[tuple[str, int], set[str]] = {}
     for one in everything:
         digests.setdefault((one.role, one.version), set()).add(one.digest)
