@@ -43,6 +43,9 @@ class Clock(Protocol):
         """Seconds that never go back."""
 
 
+Late = Callable[[SignItem, bytes], None]
+
+
 class KeyBackend(Protocol):
     """One token. Safe between threads; every call ends within `timeout_s`.
 
@@ -56,11 +59,14 @@ class KeyBackend(Protocol):
     def status(self) -> TokenStatus:
         """The last known state; never waits for the token."""
 
-    def sign(self, items: Sequence[SignItem], timeout_s: float) -> list[bytes | Exception]:
+    def sign(
+        self, items: Sequence[SignItem], timeout_s: float, late: Late | None = None
+    ) -> list[bytes | Exception]:
         """Sign many messages in one exchange; one signature or one KeydError each, in order.
 
         Signatures have their TUF form (DER for ECDSA, 64 bytes Ed25519, modulus size RSA) and are
-        *not* verified here: callers verify against the registered public key.
+        *not* verified here: callers verify against the registered public key. `late` is told, on a
+        thread that it must not keep, of signatures that were made after their time was up.
         """
 
     def generate(self, spec: KeySpec, cka_id: bytes, label: str, timeout_s: float) -> FoundKey:

@@ -20,7 +20,7 @@ from keyd.domain.tokens import (
     TokenStatus,
 )
 from keyd.errors import BackendUnavailable, KeydError, NotFound
-from keyd.ports import KeyBackend
+from keyd.ports import KeyBackend, Late
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
@@ -89,7 +89,9 @@ class SoftwareToken:
             schemes=tuple(Scheme),
         )
 
-    def sign(self, items: Sequence[SignItem], timeout_s: float) -> list[bytes | Exception]:
+    def sign(
+        self, items: Sequence[SignItem], timeout_s: float, late: Late | None = None
+    ) -> list[bytes | Exception]:
         with self._lock:
             if self.failures:
                 raise self.failures.pop(0)

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from keyd.errors import DeadlineExceeded, KeydError
 from keyd.wire.worker_pb2 import Request, Response
 
 Outcome = Response | KeydError
+# Told of an answer, by the request's place in its group, that came after its caller had gone. Under
+# the queue's lock: it must neither wait nor call the queue.
+LateAnswer = Callable[[int, Response], None]
 
 
 class Group:
     """A caller's requests; each is settled once, by whoever holds the queue's lock."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, late: LateAnswer | None = None) -> None:
         self.outcomes: list[Outcome | None] = [None] * size
         self._left = size
         self._done = threading.Event()
+        self._late = late
 
     def settle(self, index: int, outcome: Outcome) -> None:
-        """Record the outcome of one request; later ones for the same request do not count."""
+        """Record the outcome of one request; a later answer is only told of."""
         if self.outcomes[index] is None:
             self.outcomes[index] = outcome
             self._left -= 1
             if not self._left:
                 self._done.set()
+        elif self._late is not None and isinstance(outcome, Response):
+            self._late(index, outcome)
 
     def settled(self) -> list[Outcome]:
         """The outcomes, one for every request, once all are settled."""

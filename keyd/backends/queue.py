@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keyd.backends.calls import Call, Group, Outcome, not_started, unknown_outcome
+from keyd.backends.calls import Call, Group, LateAnswer, Outcome, not_started, unknown_outcome
 from keyd.backends.channel import Channel
 from keyd.backends.flight import Flight
 from keyd.errors import BackendUnavailable, Exhausted, InvalidRequest, KeydError
@@ -74,13 +74,19 @@ class RequestQueue:
 
     # --- callers --------------------------------------------------------------------------------
 
-    def submit(self, requests: Sequence[Request], limit_s: float, timeout_s: float) -> Group:
-        """Queue requests that the caller will wait `timeout_s` for.
+    def submit(
+        self,
+        requests: Sequence[Request],
+        limit_s: float,
+        timeout_s: float,
+        late: LateAnswer | None = None,
+    ) -> Group:
+        """Queue requests that the caller will wait `timeout_s` for, and `late` for ever.
 
         Raises: the refusal in force, Exhausted (TOKEN_QUEUE_FULL), DeadlineExceeded (TOKEN_BUSY,
         outcome NOT_STARTED).
         """
-        group = Group(len(requests))
+        group = Group(len(requests), late)
         calls = [self._call(each, group, i, limit_s) for i, each in enumerate(requests)]
         with self._lock:
             if self._refusal is not None:

@@ -15,6 +15,7 @@ from keyd.backends.supervisor import Supervisor
 from keyd.domain.keys import KeySpec
 from keyd.domain.tokens import FoundKey, SignItem, TokenStatus
 from keyd.errors import InvalidRequest, KeydError, NotFound
+from keyd.ports import Late
 from keyd.wire.worker_pb2 import (
     Failure,
     Find,
@@ -53,13 +54,15 @@ class WorkerToken:
         """Requests, frames they shared, answers; for metrics."""
         return self._queue.statistics()
 
-    def sign(self, items: Sequence[SignItem], timeout_s: float) -> list[bytes | Exception]:
+    def sign(
+        self, items: Sequence[SignItem], timeout_s: float, late: Late | None = None
+    ) -> list[bytes | Exception]:
         deadline = time.monotonic() + timeout_s
-        outcomes = self._sign(items, deadline)
+        outcomes = self._sign(items, deadline, late)
         again = [i for i, outcome in enumerate(outcomes) if _worth_repeating(outcome)]
         if again:
             # By now the token recovers, or its key is known to be gone.
-            repeated = self._sign([items[i] for i in again], deadline)
+            repeated = self._sign([items[i] for i in again], deadline, late)
             for i, outcome in zip(again, repeated, strict=True):
                 outcomes[i] = outcome
         return [self._signature(*each) for each in zip(items, outcomes, strict=True)]
@@ -103,7 +106,7 @@ class WorkerToken:
     def release(self) -> None:
         self._supervisor.release()
 
-    def _sign(self, items: Sequence[SignItem], deadline: float) -> list[Outcome]:
+    def _sign(self, items: Sequence[SignItem], deadline: float, late: Late | None) -> list[Outcome]:
         unusable = self._supervisor.holdings.unusable
         outcomes: list[Outcome | None] = [None] * len(items)
         asked = []
@@ -115,16 +118,18 @@ class WorkerToken:
             else:
                 asked.append(i)
         for i, outcome in zip(
-            asked, self._exchange([items[i] for i in asked], deadline), strict=True
+            asked, self._exchange([items[i] for i in asked], deadline, late), strict=True
         ):
             outcomes[i] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _exchange(self, items: Sequence[SignItem], deadline: float) -> list[Outcome]:
+    def _exchange(
+        self, items: Sequence[SignItem], deadline: float, late: Late | None
+    ) -> list[Outcome]:
         """Every item's outcome by `deadline`; a refusal of the queue stands for each it hit."""
         parts = [items[i : i + _PART] for i in range(0, len(items), _PART)]
         # All are queued before the first is waited for: the worker signs while we go on.
-        submitted = [self._submit(part, deadline) for part in parts]
+        submitted = [self._submit(part, deadline, late) for part in parts]
         outcomes: list[Outcome] = []
         for part, group in zip(parts, submitted, strict=True):
             if isinstance(group, KeydError):
@@ -135,11 +140,17 @@ class WorkerToken:
             outcomes += group.settled()
         return outcomes
 
-    def _submit(self, items: Sequence[SignItem], deadline: float) -> Group | KeydError:
+    def _submit(
+        self, items: Sequence[SignItem], deadline: float, late: Late | None
+    ) -> Group | KeydError:
+        def tell(place: int, answer: Response) -> None:
+            if late is not None and answer.HasField("signed"):
+                late(items[place], answer.signed.signature)
+
         requests = [_sign_request(item) for item in items]
         left_s = deadline - time.monotonic()
         try:
-            return self._queue.submit(requests, self._config.sign_timeout_s, left_s)
+            return self._queue.submit(requests, self._config.sign_timeout_s, left_s, tell)
         except KeydError as error:
             return error
 

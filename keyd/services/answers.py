@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from keyd.errors import KeydError
+from keyd.ports import Late
 from keyd.services.reserve import Reserved
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
@@ -20,10 +21,13 @@ class Answer:
     outcome: bytes | KeydError
 
 
-def ask_tokens(world: World, reserved: Sequence[Reserved], deadline: Deadline) -> list[Answer]:
+def ask_tokens(
+    world: World, reserved: Sequence[Reserved], deadline: Deadline, late: Late | None = None
+) -> list[Answer]:
     """Sign every reserved payload, one exchange per token, and verify what comes back.
 
-    Answers stand in the order of `reserved`; a token that fails does not touch the others.
+    Answers stand in the order of `reserved`; a token that fails does not touch the others. `late`
+    is told of signatures that come after the deadline.
     """
     by_token: dict[str, list[int]] = {}
     for place, item in enumerate(reserved):
@@ -33,7 +37,8 @@ def ask_tokens(world: World, reserved: Sequence[Reserved], deadline: Deadline) -
     def ask(token: str) -> None:
         places = by_token[token]
         items = [(reserved[p].prepared.key, reserved[p].prepared.payload.raw) for p in places]
-        outcomes.update(zip(places, sign_verified(world, token, items, deadline), strict=True))
+        signed = sign_verified(world, token, items, deadline, late)
+        outcomes.update(zip(places, signed, strict=True))
 
     _each(ask, list(by_token))
     return [Answer(item, outcomes[place]) for place, item in enumerate(reserved)]

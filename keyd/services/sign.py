@@ -25,6 +25,7 @@ from keyd.ports import View
 from keyd.services.answers import ask_tokens
 from keyd.services.complete import record_signatures
 from keyd.services.group_signing import Halves, SigningGroups
+from keyd.services.late import LateSignatures
 from keyd.services.prepare import Prepared, prepare
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
@@ -156,8 +157,10 @@ class Batch:
         failpoint(Failpoint.SIGN_AFTER_RESERVE)
         # Who waits longest sets the pace: for the others a late signature is recorded all the same.
         deadline = max((self.asks[place].deadline for place in reserved), key=Deadline.end_s)
-        answers = ask_tokens(self.world, list(reserved.values()), deadline)
+        late = LateSignatures(self.world, list(reserved.values()))
+        answers = ask_tokens(self.world, list(reserved.values()), deadline, late.arrived)
         outcomes = record_signatures(self.world, answers)
+        late.take_up()
         failpoint(Failpoint.SIGN_BEFORE_ANSWER)
         for place, outcome in zip(reserved, outcomes, strict=True):
             self.outcomes[place] = outcome

@@ -9,7 +9,7 @@ from keyd.domain.keys import Key
 from keyd.domain.tokens import SignItem
 from keyd.errors import DeadlineExceeded, KeydError, SelfCheckFailed
 from keyd.failpoints import Failpoint, failpoint
-from keyd.ports import Clock
+from keyd.ports import Clock, Late
 from keyd.services.world import World
 
 
@@ -37,24 +37,38 @@ class Deadline:
 
 
 def sign_verified(
-    world: World, token: str, items: Sequence[tuple[Key, bytes]], deadline: Deadline
+    world: World,
+    token: str,
+    items: Sequence[tuple[Key, bytes]],
+    deadline: Deadline,
+    late: Late | None = None,
 ) -> list[bytes | KeydError]:
-    """Have one token sign (key, message) pairs; a wrong signature quarantines the token."""
+    """Have one token sign (key, message) pairs; a wrong signature quarantines the token.
+
+    `late` is told of signatures after the deadline, as they come: it must verify them itself.
+    """
     try:
         answers = world.tokens.get(token).sign(
-            [SignItem(key.cka_id, key.public_der, key.scheme, data) for key, data in items],
+            [sign_item(key, data) for key, data in items],
             deadline.remaining_s(),
+            late,
         )
     except KeydError as failure:
         return [failure] * len(items)
     failpoint(Failpoint.SIGN_AFTER_TOKEN)
     return [
-        _verified(world, key, data, answer)
+        verified(world, key, data, answer)
         for (key, data), answer in zip(items, answers, strict=True)
     ]
 
 
-def _verified(world: World, key: Key, data: bytes, answer: bytes | Exception) -> bytes | KeydError:
+def sign_item(key: Key, data: bytes) -> SignItem:
+    """What a token is asked."""
+    return SignItem(key.cka_id, key.public_der, key.scheme, data)
+
+
+def verified(world: World, key: Key, data: bytes, answer: bytes | Exception) -> bytes | KeydError:
+    """A token's answer, if it is a signature that verifies; else the token is quarantined."""
     if isinstance(answer, KeydError):
         return answer
     if isinstance(answer, Exception):

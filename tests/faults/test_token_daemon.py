@@ -22,6 +22,7 @@ import grpc
 import pytest
 
 from keyd.domain import canonical
+from keyd.ledger.verification.verify import verify_ledger
 from keyd_client import Client
 from keyd_client.errors import BackendUnavailable, DeadlineExceeded, KeydClientError
 from keyd_protos.v1.signing_pb2 import SignOpaqueRequest
@@ -217,6 +218,59 @@ def test_a_signature_of_a_wrong_length_is_not_one(
             release.sign("team-a", "team-a", payload)
             tally.recovered(time.monotonic() - behaves)
         check_entries(entries_of(site.admin), release.receipts)
+
+
+def test_a_late_signature_is_kept_for_the_next_request(
+    installation: Installation, shim_module: Path
+) -> None:
+    """reliability C3: the caller has gone, the token signs all the same, and once is enough."""
+    patience = "sign_timeout_s = 20.0"
+    with (
+        tallied(Promise.REPEATABLE, "the token signs after the caller's deadline") as tally,
+        site_on(installation, shim_module, patience) as site,
+    ):
+        release = installation.recorder()
+        payload = canonical.encode(release.writer.targets(2))
+        site.orders.once("C_Sign", "delay 2000")
+        with pytest.raises(DeadlineExceeded):
+            release.sign("team-a", "team-a", payload, timeout_s=0.5)
+        tally.injected()
+        recorded = site.daemon.wait_for("late_signature_recorded")
+        signed = site.orders.calls("C_Sign")
+        [kept] = site.admin.get_signature("team-a", 2).signatures
+        answer = release.sign("team-a", "team-a", payload)
+        assert (answer.replayed, answer.signature) == (True, kept.signature)
+        # But for the token's own looks at itself, which are rare.
+        assert site.orders.calls("C_Sign") <= signed + 2
+        entries = entries_of(site.admin)
+        check_entries(entries, release.receipts)
+        ends = [one for one in entries if one["index"] >= recorded["log_index"] - 1]
+        assert [one["event"] for one in ends[:2]] == ["signature_failed", "signature_completed"]
+        assert ends[0]["intent"] == ends[1]["intent"]
+    report = verify_ledger(installation.ledger, anchor=installation.anchor)
+    assert report.sound, report.flaws
+
+
+def test_a_late_signature_that_is_wrong_is_not_kept(
+    installation: Installation, shim_module: Path
+) -> None:
+    """It is verified like any other, and its token used no more."""
+    patience = "sign_timeout_s = 20.0"
+    with (
+        tallied(Promise.RECORDED, "a late signature is wrong") as tally,
+        site_on(installation, shim_module, patience) as site,
+    ):
+        release = installation.recorder()
+        payload = canonical.encode(release.writer.targets(2))
+        site.orders.once("C_SignInit", "delay 2000")
+        site.orders.once("C_Sign", "flip")
+        with pytest.raises(DeadlineExceeded):
+            release.sign("team-a", "team-a", payload, timeout_s=0.5)
+        tally.injected()
+        refused = site.daemon.wait_for("late_signature_refused")
+        assert refused["reason"] == "SIGNATURE_SELF_CHECK_FAILED"
+        assert site.state() == "QUARANTINED"
+        assert not site.admin.get_signature("team-a", 2).signatures
 
 
 def test_a_pin_changed_by_others_costs_one_try(

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from keyd.domain.keys import Content
 from keyd.domain.tokens import SignItem
+from keyd.ports import Late
 from keyd.rpc import limits
 from keyd.rpc.interceptors.metrics import CALLS, SIGNATURES
 from keyd.rpc.options import Quota
@@ -200,9 +201,11 @@ class TimedToken:
         make_key(place.world, "slow", content=Content.OPAQUE)
         original = place.token.sign
 
-        def timed(items: Sequence[SignItem], timeout_s: float) -> list[bytes | Exception]:
+        def timed(
+            items: Sequence[SignItem], timeout_s: float, late: Late | None = None
+        ) -> list[bytes | Exception]:
             self.given.append(timeout_s)
-            return original(items, timeout_s)
+            return original(items, timeout_s, late)
 
         place.token.sign = timed  # type: ignore[method-assign]
 
