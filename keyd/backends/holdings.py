@@ -10,7 +10,14 @@ from types import MappingProxyType
 from keyd.backends.config import TokenConfig
 from keyd.backends.dialogue import Dialogue, WorkerRefused
 from keyd.backends.pins import NotReady
-from keyd.backends.reconcile import Identity, Reconciled, canary, identity_of, reconcile
+from keyd.backends.reconcile import (
+    NO_PRIVATE_KEY,
+    Identity,
+    Reconciled,
+    canary,
+    identity_of,
+    reconcile,
+)
 from keyd.backends.state import StateBoard
 from keyd.domain.keys import Key, KeyState
 from keyd.domain.records import TokenIdentity
@@ -109,11 +116,11 @@ class Holdings:
 
         Once, a new login is worth it. Raises: NotReady.
         """
-        missing = bool(registered) and not stock.present
+        missing = NO_PRIVATE_KEY in stock.unusable.values() and not stock.present
         news = missing and not self._all_missing
         self._all_missing = missing
         if news and not self.seen.isdisjoint(map(identity_of, registered)):
-            raise NotReady(TokenState.OFFLINE, "none of the registered keys can be used any more")
+            raise NotReady(TokenState.OFFLINE, "the token shows no private key any more")
 
     def check_canary(self) -> None:
         """Only a signature shows that a token works. Raises: WorkerRefused, SelfCheckFailed."""

@@ -11,6 +11,8 @@ from keyd.wire.worker_pb2 import KeyPair
 
 Identity = tuple[bytes, bytes]
 
+NO_PRIVATE_KEY = "there is no private key"
+
 _CHEAPEST_FIRST = tuple(Scheme)
 _SCHEMES = {scheme.value: scheme for scheme in Scheme}
 
@@ -98,7 +100,7 @@ def _problem(key: Key, found: FoundKey | None) -> str:
 
 def _pair_problem(pair: KeyPair, *, waive_local: bool) -> str:
     checks = (
-        (pair.private_found, "there is no private key"),
+        (pair.private_found, NO_PRIVATE_KEY),
         (not pair.duplicates, "several objects share this CKA_ID"),
         (pair.public_der, "its public key cannot be read"),
         (pair.scheme in _SCHEMES, "TUF has no scheme for it"),

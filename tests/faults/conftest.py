@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from keyd.backends import supervisor
 from tests.daemon import Installation
 from tests.fakes import MemoryTokenJournal
 from tests.faults.shim import Shim, build_shim
@@ -52,3 +53,12 @@ def target(installation: Installation, tmp_path: Path) -> Iterator[Target]:
         daemon.wait_for("daemon_ready")
         yield Target(installation, site, daemon)
         assert daemon.stop() == 0
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that tries again sooner: only so can hundreds of recoveries take minutes."""
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(supervisor, "_LAST_DELAY_S", 0.2)
+    monkeypatch.setattr(supervisor, "_STEADY_S", 0.0)
+    monkeypatch.setattr(supervisor, "_GRACE_S", 0.5)

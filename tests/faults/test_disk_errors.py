@@ -78,9 +78,18 @@ class Bench:
         shutil.copytree(self.first, self.folder)
         trace = self.folder.with_name("trace")
         paths = [option for path in self._paths() for option in ("-P", str(path))]
-        options = ["-f", "-qq", "-o", trace, *paths, "-e", f"trace={','.join(CALLS)}", *injection]
+        options = [
+            "-f",
+            "-qq",
+            "-o",
+            str(trace),
+            *paths,
+            "-e",
+            f"trace={','.join(CALLS)}",
+            *injection,
+        ]
         done = subprocess.run(
-            ["strace", *options, sys.executable, "-c", PROGRAM, self.folder, str(VERSIONS)],
+            ["strace", *options, sys.executable, "-c", PROGRAM, str(self.folder), str(VERSIONS)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,

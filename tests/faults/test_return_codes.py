@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from keyd.backends import supervisor
 from keyd.backends.token import WorkerToken
 from keyd.domain.tokens import TokenState
 from keyd.errors import BackendUnavailable, NotFound, PinRejected
@@ -141,15 +140,6 @@ def _ending(ask: Callable[[], object]) -> str:
     except (BackendUnavailable, PinRejected, NotFound) as error:
         return error.reason
     return DONE
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A supervisor that tries again sooner: only so can 1,300 cells take minutes."""
-    monkeypatch.setattr(supervisor, "_FIRST_DELAY_S", 0.05)
-    monkeypatch.setattr(supervisor, "_LAST_DELAY_S", 0.2)
-    monkeypatch.setattr(supervisor, "_STEADY_S", 0.0)
-    monkeypatch.setattr(supervisor, "_GRACE_S", 0.5)
 
 
 def run_cells(shim: Shim, journal: MemoryTokenJournal, cells: Iterable[Cell]) -> None:

@@ -23,7 +23,7 @@ from tests.fleets import (
     wait_for_state,
 )
 from tests.softhsm import write_secret
-from tests.tally import Promise, tallied
+from tests.tally import Promise, Tally, tallied
 
 COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000  # CK_TOKEN_INFO flags
 
@@ -51,7 +51,13 @@ def test_a_wrong_pin_is_presented_once_over_many_starts(
     wrong_pin: Shim, journal: MemoryTokenJournal
 ) -> None:
     """reliability T9, D5."""
+    with tallied(Promise.PIN_SPARED, "starts with a wrong PIN") as tally:
+        _start_with_a_wrong_pin(wrong_pin, journal, tally)
+
+
+def _start_with_a_wrong_pin(wrong_pin: Shim, journal: MemoryTokenJournal, tally: Tally) -> None:
     for _ in range(6):
+        tally.injected()
         with running(wrong_pin.config(), journal=journal) as fleet:
             token = fleet.get("test")
             assert token.status().state is TokenState.PIN_REQUIRED
