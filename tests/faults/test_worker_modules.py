@@ -252,7 +252,7 @@ def test_a_module_that_cannot_lock_gets_one_thread(
         assert sessions == shim.calls("C_OpenSession") - shim.calls("C_CloseSession") == 2
         shim.once("C_Sign", "abort")
         token.sign([item(key)], PATIENCE_S)
-        sign_one(token, key)
+        sign_when_back(token, key)
     assert shim.calls("C_Login") == 2
 
 
