@@ -173,7 +173,7 @@ def test_a_logout_by_others_is_mended(shim: Shim, journal: MemoryTokenJournal) -
     assert [attempt is None for attempt in journal.attempts] == [False, True] * 4
 
 
-@pytest.mark.slow(seconds=200)
+@pytest.mark.slow(seconds=300)
 @pytest.mark.timeout(480)
 @pytest.mark.usefixtures("hasty")
 def test_two_hundred_workers_leave_nothing_behind(
