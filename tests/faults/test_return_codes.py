@@ -45,7 +45,7 @@ TIMES = ("once", "thrice", "always")
 
 DONE = "DONE"
 AWAY = frozenset({DONE, "TOKEN_FAILED", "TOKEN_RECOVERING", "TOKEN_OFFLINE"})
-RECOVERY_S = 15.0  # measured: below 1 s; with a typed login or a new look at the keys, 3 s
+RECOVERY_S = 15.0  # generous: the tally has the times
 
 
 @dataclass(frozen=True)
