@@ -21,6 +21,11 @@ def refuse_root(allow_root: bool) -> None:
         )
 
 
+def loading_variables() -> list[str]:
+    """Variables of ld.so(8) in force that let code in which nobody configured here."""
+    return [name for name in ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH") if os.environ.get(name)]
+
+
 def harden_process() -> None:
     """New files are ours alone; no core dump and no debugger shows our memory."""
     os.umask(0o077)

@@ -20,6 +20,7 @@ from keyd.daemon import systemd
 from keyd.daemon.assemble import check_kind, listeners, server_options, token_configs
 from keyd.daemon.clock import SystemClock, check_clock_against_log
 from keyd.daemon.clockwork import Clockwork
+from keyd.daemon.hardening import loading_variables
 from keyd.daemon.metrics_http import WorldMetrics, serve_metrics
 from keyd.daemon.policy_source import PolicyInForce, record_policy
 from keyd.daemon.signals import ForcedStop, Signals, Wish
@@ -70,6 +71,8 @@ def run(settings: Settings, observer: Observer | None = None) -> None:
     signals = Signals()
     signals.install()
     threading.excepthook = _thread_died
+    for name in loading_variables():
+        _log.warning("foreign_code_possible", variable=name, hint="unset it; workers never see it")
     with ExitStack() as stack:
         daemon = _start(settings, signals, stack)
         if _wait_for_tokens(daemon):
