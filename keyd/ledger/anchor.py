@@ -88,7 +88,9 @@ def load(directory: Path) -> AnchorState:
 
 
 def _assemble(raw: list[bytes]) -> AnchorState:
-    parsed = [_parse(line) for line in raw]
+    # The file is appended to without a flush each time: a power cut may leave zeros where a page
+    # did not reach the medium while later ones did. The first two lines were flushed with the name.
+    parsed = [_parse(line) for n, line in enumerate(raw) if n < 2 or b"\0" not in line]
     # An unreadable line before a readable one is damage; after the last one it is a torn write.
     while parsed and parsed[-1] is None:
         parsed.pop()

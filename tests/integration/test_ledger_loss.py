@@ -331,6 +331,39 @@ def test_a_torn_last_line_is_no_damage(home: Home) -> None:
     go_on(home, 6)
 
 
+@pytest.mark.parametrize("hole", [slice(0, 64), slice(400, 700), slice(-300, -100)])
+def test_a_hole_that_a_power_cut_left_is_damage_only_where_all_was_flushed(
+    tmp_path: Path, hole: slice
+) -> None:
+    ledger = furnished(tmp_path)
+    for version in range(1, 6):
+        sign(ledger, version)
+    home = Home(tmp_path)
+    path = home.anchor / "anchor.jsonl"
+    data = bytearray(path.read_bytes())  # not rewritten yet, as a cut finds it
+    ledger.close()
+    data[hole] = bytes(len(data[hole]))
+    path.write_bytes(data)
+    if hole.start == 0:
+        assert refused_to_write(home).startswith("ANCHOR_CORRUPT")
+    else:
+        go_on(home, 6)
+
+
+def test_a_hole_in_the_anchor_does_not_hide_an_older_ledger(home: Home, tmp_path: Path) -> None:
+    backup(home.state, tmp_path / "backup.db")
+    ledger = home.open()
+    for version in range(6, 12):
+        sign(ledger, version)
+    path = home.anchor / "anchor.jsonl"
+    data = bytearray(path.read_bytes())
+    ledger.close()
+    data[-900:-300] = bytes(600)
+    put_back(home, tmp_path / "backup.db")
+    path.write_bytes(data)
+    assert refused_to_write(home).startswith("LEDGER_BEHIND_ANCHOR")
+
+
 def test_a_log_cut_or_rewritten_below_the_anchor_is_noticed(home: Home) -> None:
     connection = sqlite3.connect(home.database)
     connection.execute("DROP TRIGGER leaves_stay")
