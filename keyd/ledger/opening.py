@@ -11,6 +11,7 @@ from pathlib import Path
 from keyd.domain import merkle
 from keyd.errors import KeydError, NotFound, StateCorrupt
 from keyd.ledger import anchor as anchors
+from keyd.ledger.codec import corrupt
 from keyd.ledger.create import ANCHOR_SETTING, LOCK, check_apart
 from keyd.ledger.database import DATABASE, connect_verifier, connect_writer, translate
 from keyd.ledger.directory import Lock, check_directory, check_file, check_file_if_there
@@ -64,6 +65,9 @@ def open_ledger(
     except sqlite3.Error as error:
         lock.release()
         raise translate(error) from error
+    except UnicodeDecodeError as error:  # damage in what SQLite says, or keeps as text
+        lock.release()
+        raise corrupt("the ledger's file is damaged (text that is not UTF-8)") from error
     except BaseException:
         lock.release()
         raise

@@ -54,7 +54,7 @@ def verify_ledger(
     try:
         with closing(connect_verifier(path)) as connection:
             _verify(connection, anchor, log_keys, report, progress)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         report.flaw("file", f"it is damaged: {error}")
     return report
 
