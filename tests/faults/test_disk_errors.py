@@ -77,17 +77,9 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.first, self.folder)
         trace = self.folder.with_name("trace")
-        paths = [option for path in self._paths() for option in ("-P", str(path))]
-        options = [
-            "-f",
-            "-qq",
-            "-o",
-            str(trace),
-            *paths,
-            "-e",
-            f"trace={','.join(CALLS)}",
-            *injection,
-        ]
+        paths: list[str] = [option for path in self._paths() for option in ("-P", str(path))]
+        traced = f"trace={','.join(CALLS)}"
+        options = ["-f", "-qq", "-o", str(trace), *paths, "-e", traced, *injection]
         done = subprocess.run(
             ["strace", *options, sys.executable, "-c", PROGRAM, str(self.folder), str(VERSIONS)],
             cwd=ROOT,

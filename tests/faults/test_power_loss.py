@@ -56,12 +56,12 @@ def recorded(tmp_path: Path, last: int, patch: str = "") -> Recording:
     return Recording(before, steps, set(flaws_of(Home(base))))
 
 
-def losses(recording: Recording, tmp_path: Path, count: int, tally: Tally) -> Counter[str]:
+def losses(recording: Recording, folder: Path, count: int, tally: Tally) -> Counter[str]:
     """Open what each power loss leaves; how many of which outcome."""
     outcomes: Counter[str] = Counter()
     seed = new_seed()
     for state in states(Disk.of(recording.before), recording.steps, count, seed):
-        base = tmp_path / "state"
+        base = folder / "state"
         state.write_to(base)
         since = time.monotonic()
         outcome = look(state, Home(base), recording.known)
@@ -100,37 +100,37 @@ def mend(home: Home) -> None:
     repair(home.state, clock=clock, principal="operator", anchor=home.anchor, replace_anchor=True)
 
 
-def check_power_losses(tmp_path: Path, last: int, count: int) -> None:
+def check_power_losses(tmp_path: Path, in_memory: Path, last: int, count: int) -> None:
     recording = recorded(tmp_path, last)
     fault = "power loss, unflushed writes lost or torn"
     with (
         tallied(Promise.RECORDED, fault) as recorded_,
         tallied(Promise.STATE_GUARDED, fault) as guarded,
     ):
-        outcomes = losses(recording, tmp_path, count, recorded_)
+        outcomes = losses(recording, in_memory, count, recorded_)
         guarded.injected(count)
         assert set(outcomes) <= {"whole", "anchor torn"}, outcomes
         assert outcomes["whole"] > count / 2
 
 
-def test_power_losses(tmp_path: Path) -> None:
-    check_power_losses(tmp_path, last=8, count=60)
+def test_power_losses(tmp_path: Path, in_memory: Path) -> None:
+    check_power_losses(tmp_path, in_memory, last=8, count=60)
 
 
 @pytest.mark.slow(seconds=240)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(6))
-def test_power_losses_3000_times(tmp_path: Path, part: int) -> None:
-    check_power_losses(tmp_path, last=10 + 10 * part, count=500)
+def test_power_losses_3000_times(tmp_path: Path, in_memory: Path, part: int) -> None:
+    check_power_losses(tmp_path, in_memory, last=10 + 10 * part, count=500)
 
 
-def test_commits_without_a_flush_would_be_found_lost(tmp_path: Path) -> None:
+def test_commits_without_a_flush_would_be_found_lost(tmp_path: Path, in_memory: Path) -> None:
     """The replay bites: with synchronous = NORMAL what was acknowledged is lost."""
     recording = recorded(tmp_path, 8, WEAKLY)
     seed = new_seed()
     for state in states(Disk.of(recording.before), recording.steps, 60, seed):
-        state.write_to(tmp_path / "state")
-        if look(state, Home(tmp_path / "state"), recording.known) == "lost":
+        state.write_to(in_memory / "state")
+        if look(state, Home(in_memory / "state"), recording.known) == "lost":
             return
-        shutil.rmtree(tmp_path / "state")
+        shutil.rmtree(in_memory / "state")
     pytest.fail("no loss was noticed")
