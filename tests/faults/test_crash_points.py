@@ -34,6 +34,7 @@ from tests.recording import (
     entries_of,
 )
 from tests.running import Daemon
+from tests.tally import Promise, tallied
 
 
 class Left(Enum):
@@ -85,13 +86,17 @@ def test_no_place_is_left_out() -> None:
 @pytest.mark.parametrize("place", SIGNING)
 def test_a_signature(installation: Installation, place: str) -> None:
     left = SIGNING[place]
-    with Crashing(installation, place) as crashing:
+    with (
+        tallied(Promise.REPEATABLE, "SIGKILL at a place of a signature") as tally,
+        Crashing(installation, place) as crashing,
+    ):
         receipts = [
             *a_signature_alone(crashing, left),
             *a_signature_among_three(crashing, left),
             *a_batch(crashing),
         ]
         opaque = an_opaque_signature(crashing, left)
+        tally.injected(4)
         with afterwards(installation, receipts) as client:
             assert opaque in {entry.get("signature") for entry in entries_of(client)}
 
@@ -229,13 +234,17 @@ def an_opaque_signature(crashing: Crashing, left: Left) -> str:
 @pytest.mark.parametrize("place", KEYS)
 def test_a_key(installation: Installation, place: str) -> None:
     registered, strays = KEYS[place]
-    with Crashing(installation, place) as crashing:
+    with (
+        tallied(Promise.RECORDED, "SIGKILL at a place of a key's making") as tally,
+        Crashing(installation, place) as crashing,
+    ):
         client = installation.client()
         acknowledged = fingerprints(client)
         error = crashing.interrupt(
             client, lambda: client.keys.create("late", TOKEN, content="opaque", request_id="r-1")
         )
         assert error is not None
+        tally.injected()
         with installation.client() as client:
             present = fingerprints(client)
             assert acknowledged.items() <= present.items()
@@ -275,21 +284,23 @@ def test_the_next_start_itself(installation: Installation, place: str) -> None:
         recorder.public_key("timestamp")
         crashing.die(recorder.client, lambda: recorder.sign("timestamp", "timestamp", payload))
     installation.arm()
-    for passage in itertools.count(1):
-        with installation.serve(f"{place}:{passage}") as daemon:
-            if not started(daemon):
-                assert daemon.running.wait() == -signal.SIGKILL, daemon.log.read_text()
-                continue
-            installation.disarm()
-            with installation.client() as client:
-                (token,) = client.tokens.list()
-                if label(token, "state") == "PIN_REQUIRED":
-                    assert "unknown outcome" in token.detail
-                    client.tokens.unlock(TOKEN)
-            after = installation.recorder()
-            assert not after.sign("timestamp", "timestamp", payload).replayed
-            with afterwards(installation, after.receipts):
-                break
+    with tallied(Promise.RECORDED, "SIGKILL at a place of a start") as tally:
+        for passage in itertools.count(1):
+            with installation.serve(f"{place}:{passage}") as daemon:
+                if not started(daemon):
+                    assert daemon.running.wait() == -signal.SIGKILL, daemon.log.read_text()
+                    tally.injected()
+                    continue
+                installation.disarm()
+                with installation.client() as client:
+                    (token,) = client.tokens.list()
+                    if label(token, "state") == "PIN_REQUIRED":
+                        assert "unknown outcome" in token.detail
+                        client.tokens.unlock(TOKEN)
+                after = installation.recorder()
+                assert not after.sign("timestamp", "timestamp", payload).replayed
+                with afterwards(installation, after.receipts):
+                    break
     assert passage > 1, "no start was killed"
 
 

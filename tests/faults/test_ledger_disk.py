@@ -21,6 +21,7 @@ from keyd.ledger import database
 from keyd.ledger.anchor import load
 from keyd.ledger.sqlite import SqliteLedger
 from tests.ledgers import Home, complete, entry, furnished, reserve, role_of, sign
+from tests.tally import Promise, tallied
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,22 +74,24 @@ def check_acknowledged(ledger: SqliteLedger, role: str, last: int) -> None:
 
 
 def test_a_full_disk_refuses_and_recovers_without_restart(small_disk: Path) -> None:
-    ledger = furnished(small_disk)
-    last, error = sign_until_refused(ledger, "targets")
-    assert isinstance(error, BackendUnavailable)
-    assert error.reason in ("LEDGER_DISK_FULL", "ANCHOR_WRITE_FAILED")
-    assert error.retry_after_s
-    assert last > 50
-    with pytest.raises(BackendUnavailable):
-        sign(ledger, 1, "other")
-    check_acknowledged(ledger, "targets", last)
-    subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
-    sign(ledger, 1, "third")
-    assert ledger.refusal() is None
-    ledger.close()
-    ledger = Home(small_disk).open()
-    check_acknowledged(ledger, "targets", last)
-    ledger.close()
+    with tallied(Promise.RECORDED, "the ledger's disk is full") as tally:
+        ledger = furnished(small_disk)
+        last, error = sign_until_refused(ledger, "targets")
+        assert isinstance(error, BackendUnavailable)
+        assert error.reason in ("LEDGER_DISK_FULL", "ANCHOR_WRITE_FAILED")
+        assert error.retry_after_s
+        assert last > 50
+        with pytest.raises(BackendUnavailable):
+            sign(ledger, 1, "other")
+        check_acknowledged(ledger, "targets", last)
+        subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+        sign(ledger, 1, "third")
+        assert ledger.refusal() is None
+        ledger.close()
+        ledger = Home(small_disk).open()
+        check_acknowledged(ledger, "targets", last)
+        ledger.close()
+        tally.injected()
 
 
 def test_a_full_disk_fails_the_whole_group_and_only_it(small_disk: Path) -> None:
@@ -196,25 +199,29 @@ def run_traced(base: Path, program: str, *options: str) -> tuple[str, str]:
 @needs_strace
 def test_a_failed_flush_is_a_typed_refusal_on_a_new_connection(tmp_path: Path) -> None:
     """Some flush in every 40 fails: refused with LEDGER_WRITE_FAILED, then all goes on."""
-    furnished(tmp_path).close()
-    printed, trace = run_traced(
-        tmp_path,
-        PROGRAM,
-        "-e",
-        "trace=fdatasync,fsync",
-        "-e",
-        "inject=fdatasync,fsync:error=EIO:when=60+40",
-    )
-    signed, refused, failed_groups = map(int, printed.split())
-    assert signed + refused == 199
-    assert failed_groups >= refused >= 3
-    assert trace.count("(INJECTED)") >= refused
-    ledger = Home(tmp_path).open()
-    assert ledger.refusal() is None
-    known = ledger.read(lambda view: view.versions("demo", [("targets", v) for v in range(200)]))
-    # What was refused may have been recorded all the same, never the other way round.
-    assert sum(record.accepted for record in known.values()) >= signed
-    ledger.close()
+    with tallied(Promise.RECORDED, "a flush of the ledger fails") as tally:
+        furnished(tmp_path).close()
+        printed, trace = run_traced(
+            tmp_path,
+            PROGRAM,
+            "-e",
+            "trace=fdatasync,fsync",
+            "-e",
+            "inject=fdatasync,fsync:error=EIO:when=60+40",
+        )
+        signed, refused, failed_groups = map(int, printed.split())
+        assert signed + refused == 199
+        assert failed_groups >= refused >= 3
+        assert trace.count("(INJECTED)") >= refused
+        ledger = Home(tmp_path).open()
+        assert ledger.refusal() is None
+        known = ledger.read(
+            lambda view: view.versions("demo", [("targets", v) for v in range(200)])
+        )
+        # What was refused may have been recorded all the same, never the other way round.
+        assert sum(record.accepted for record in known.values()) >= signed
+        ledger.close()
+        tally.injected(refused)
 
 
 def test_after_a_failure_the_file_is_opened_anew(
@@ -248,12 +255,14 @@ def test_after_a_failure_the_file_is_opened_anew(
 def test_what_happens_to_the_files_is_noticed_before_the_next_write(
     tmp_path: Path, name: str, attack: Callable[[Path], object]
 ) -> None:
-    ledger = furnished(tmp_path)
-    sign(ledger, 1)
-    attack(Home(tmp_path).state / name)
-    with pytest.raises(StateCorrupt, match="LEDGER_FILE_REPLACED"):
-        sign(ledger, 2)
-    ledger.close()
+    with tallied(Promise.STATE_GUARDED, "the ledger's files moved, replaced or opened") as tally:
+        ledger = furnished(tmp_path)
+        sign(ledger, 1)
+        attack(Home(tmp_path).state / name)
+        with pytest.raises(StateCorrupt, match="LEDGER_FILE_REPLACED"):
+            sign(ledger, 2)
+        ledger.close()
+        tally.injected()
 
 
 def test_files_open_to_others_are_not_written_until_they_are_closed_again(tmp_path: Path) -> None:
@@ -308,20 +317,22 @@ def test_a_file_that_comes_back_is_used_again(tmp_path: Path) -> None:
 
 
 def test_an_older_file_in_its_place_is_not_written(tmp_path: Path) -> None:
-    ledger = furnished(tmp_path)
-    path = Home(tmp_path).database
-    ledger.close()
-    shutil.copy(path, path.with_name("old"))
-    ledger = Home(tmp_path).open()
-    sign(ledger, 1)
-    for part in ("", "-wal", "-shm"):
-        path.with_name(path.name + part).rename(path.with_name(f"moved{part}"))
-    path.with_name("old").rename(path)
-    path.chmod(0o600)
-    for _ in range(2):
-        with pytest.raises(StateCorrupt):
-            ledger.transact(reserve(1, salt="other"))
-    ledger.close()
+    with tallied(Promise.STATE_GUARDED, "an older ledger in its place") as tally:
+        ledger = furnished(tmp_path)
+        path = Home(tmp_path).database
+        ledger.close()
+        shutil.copy(path, path.with_name("old"))
+        ledger = Home(tmp_path).open()
+        sign(ledger, 1)
+        for part in ("", "-wal", "-shm"):
+            path.with_name(path.name + part).rename(path.with_name(f"moved{part}"))
+        path.with_name("old").rename(path)
+        path.chmod(0o600)
+        for _ in range(2):
+            with pytest.raises(StateCorrupt):
+                ledger.transact(reserve(1, salt="other"))
+        ledger.close()
+        tally.injected()
 
 
 # --- order and number of flushes -----------------------------------------------------------------
@@ -393,25 +404,27 @@ def test_every_acknowledgement_follows_a_flush(tmp_path: Path) -> None:
 
 
 def test_a_hung_disk_refuses_within_two_seconds(tmp_path: Path) -> None:
-    ledger = furnished(tmp_path)
-    ledger.close()
-    ledger = Home(tmp_path).open(stall_s=1.5)
-    hung, go_on = threading.Event(), threading.Event()
+    with tallied(Promise.RECORDED, "the ledger's disk hangs") as tally:
+        ledger = furnished(tmp_path)
+        ledger.close()
+        ledger = Home(tmp_path).open(stall_s=1.5)
+        hung, go_on = threading.Event(), threading.Event()
 
-    def hang(_: object) -> None:
-        hung.set()
-        go_on.wait(60)
+        def hang(_: object) -> None:
+            hung.set()
+            go_on.wait(60)
 
-    stuck = threading.Thread(target=lambda: ledger.transact_each([hang]))
-    stuck.start()
-    assert hung.wait(30)
-    before = threading.active_count()
-    for _ in range(3):
-        with pytest.raises(BackendUnavailable, match="LEDGER_STALLED") as caught:
-            ledger.transact(reserve(1))
-        assert caught.value.details["outcome"] == "NOT_STARTED"
-    assert threading.active_count() <= before
-    go_on.set()
-    stuck.join()
-    assert ledger.read(lambda view: view.role("demo", "targets")) is None
-    ledger.close()
+        stuck = threading.Thread(target=lambda: ledger.transact_each([hang]))
+        stuck.start()
+        assert hung.wait(30)
+        before = threading.active_count()
+        for _ in range(3):
+            with pytest.raises(BackendUnavailable, match="LEDGER_STALLED") as caught:
+                ledger.transact(reserve(1))
+            assert caught.value.details["outcome"] == "NOT_STARTED"
+        assert threading.active_count() <= before
+        go_on.set()
+        stuck.join()
+        assert ledger.read(lambda view: view.role("demo", "targets")) is None
+        ledger.close()
+        tally.injected()
