@@ -18,6 +18,7 @@ from keyd.ledger import opening
 from keyd.ledger.create import create_ledger
 from keyd.ledger.database import connect_writer
 from keyd.ledger.schema import check_version, migrate, migrations
+from keyd.ledger.verification.verify import verify_ledger
 from tests.fakes import TestClock
 from tests.ledgers import NOW, Home, furnished, reserve, sign
 
@@ -203,3 +204,16 @@ def test_the_schema_is_strict_and_complete(tmp_path: Path) -> None:
         ).fetchall()
     assert len(tables) == 21
     assert {strict for _, strict in tables} == {1}
+
+
+def test_a_schema_that_is_no_text_is_named(home: Home) -> None:
+    """SQLite quotes the damage in its message, which then is no UTF-8 either."""
+    change(home, "PRAGMA wal_checkpoint(TRUNCATE)")
+    data = home.database.read_bytes()
+    damaged = data.replace(b"CREATE TABLE leaves", b"CRE\x9cTE TABLE leaves")
+    damaged = damaged.replace(b"tableleavesleaves", b"tablele\x9cvesleaves")
+    assert damaged != data
+    home.database.write_bytes(damaged)
+    with pytest.raises(StateCorrupt, match="LEDGER_CORRUPT"):
+        home.open()
+    assert not verify_ledger(home.state, anchor=home.anchor).sound
