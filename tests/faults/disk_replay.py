@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from tests.faults.disk_recording import Kind, Step
@@ -25,6 +25,17 @@ class _File:
     durable: bytearray = field(default_factory=bytearray)
     pending: list[Step] = field(default_factory=list)
     covered: int = 0  # how much of `pending` the flush under way makes durable
+
+    size: int = 0  # as programs see it
+
+    def seen(self, step: Step) -> Step:
+        """The step with its place: bytes at the end stay there when those before them are lost."""
+        if step.kind is Kind.TRUNCATE:
+            self.size = step.place or 0
+            return step
+        placed = replace(step, place=self.size if step.place is None else step.place)
+        self.size = max(self.size, (placed.place or 0) + len(step.data))
+        return placed
 
     def flush(self) -> None:
         for step in self.pending[: self.covered]:
@@ -48,7 +59,7 @@ def _apply(content: bytearray, step: Step, data: bytes) -> None:
         del content[step.place :]
         content.extend(bytes(step.place - len(content)))
         return
-    place = len(content) if step.place is None else step.place
+    place = step.place or 0
     content.extend(bytes(max(0, place - len(content))))
     content[place : place + len(data)] = data
 
@@ -68,7 +79,9 @@ class Disk:
     def of(cls, base: Path) -> Disk:
         """Begin with what lies there, all of it flushed."""
         names = {
-            str(path.relative_to(base)): _File(bytearray(path.read_bytes()))
+            str(path.relative_to(base)): _File(
+                bytearray(path.read_bytes()), size=path.stat().st_size
+            )
             for path in base.rglob("*")
             if path.is_file() and not path.name.endswith(_FORGOTTEN)
         }
@@ -101,7 +114,7 @@ class Disk:
         elif step.kind is Kind.FLUSHED:
             file.flush()
         else:
-            file.pending.append(step)
+            file.pending.append(file.seen(step))
 
     def after_power_loss(self, dice: random.Random, kept: float) -> dict[str, bytes]:
         """Names and contents as they may be found; `kept`: an unflushed write's chance."""

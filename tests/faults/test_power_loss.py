@@ -110,7 +110,7 @@ def check_power_losses(tmp_path: Path, in_memory: Path, last: int, count: int) -
         outcomes = losses(recording, in_memory, count, recorded_)
         guarded.injected(count)
         assert set(outcomes) <= {"whole", "anchor torn"}, outcomes
-        assert outcomes["whole"] > count / 2
+        assert outcomes["whole"] > count / 3
 
 
 def test_power_losses(tmp_path: Path, in_memory: Path) -> None:
