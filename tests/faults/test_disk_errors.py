@@ -167,7 +167,7 @@ def test_some_calls_fail(bench: Bench) -> None:
     )
 
 
-@pytest.mark.slow(seconds=200)
+@pytest.mark.slow(seconds=140)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(4))
 def test_every_call_fails(bench: Bench, part: int) -> None:

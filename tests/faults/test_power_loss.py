@@ -117,7 +117,7 @@ def test_power_losses(tmp_path: Path, in_memory: Path) -> None:
     check_power_losses(tmp_path, in_memory, last=8, count=60)
 
 
-@pytest.mark.slow(seconds=240)
+@pytest.mark.slow(seconds=90)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(6))
 def test_power_losses_3000_times(tmp_path: Path, in_memory: Path, part: int) -> None:
