@@ -104,7 +104,8 @@ def _resolve(seat: ThreadSeat, reference: KeyReference) -> SignMixin:
 
 def _signing(key: Object) -> SignMixin:
     if not isinstance(key, SignMixin):
-        raise WorkerFailure(Failure.KIND_NOT_SUPPORTED, "CKA_SIGN")
+        # A registered key may sign: either it is another one, or its attributes could not be read.
+        raise WorkerFailure(Failure.KIND_KEY_NOT_FOUND, "CKA_SIGN")
     return key
 
 

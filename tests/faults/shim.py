@@ -124,8 +124,8 @@ def shim_environment(behind: Path, directory: Path) -> dict[str, str]:
     return {"KEYD_SHIM_MODULE": str(behind), "KEYD_SHIM_DIR": str(directory)}
 
 
-def put_shim(installation: Installation, module: Path, *, extra: str = "") -> Orders:
-    """Have the installation's daemon reach its token through the shim; `extra` are settings of it.
+def put_shim(installation: Installation, module: Path, *, sign_timeout_s: float = 2.0) -> Orders:
+    """Have the installation's daemon reach its token through the shim.
 
     Orders count for its next start, too.
     """
@@ -135,7 +135,8 @@ def put_shim(installation: Installation, module: Path, *, extra: str = "") -> Or
     variables = shim_environment(behind, orders.directory)
     added = "".join(f'{name} = "{value}", ' for name, value in variables.items())
     text = installation.config.read_text()
-    text = text.replace(f'module = "{behind}"', f'module = "{module}"\n{extra}')
+    text = text.replace(f'module = "{behind}"', f'module = "{module}"')
+    text = text.replace("sign_timeout_s = 2.0", f"sign_timeout_s = {sign_timeout_s}")
     text = text.replace("environment = { ", "environment = { " + added)
     write_whole(installation.config, text)
     return orders

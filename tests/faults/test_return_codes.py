@@ -173,7 +173,8 @@ def test_every_return_code(
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("starting", [True, False])
 def test_a_sample_of_return_codes(starting: bool, shim: Shim, journal: MemoryTokenJournal) -> None:
-    seed = os.environ.get("KEYD_TEST_SEED") or secrets.token_hex(4)
+    """The same ones every time, some of which once were answered wrongly; the shards do all."""
+    seed = os.environ.get("KEYD_TEST_SEED") or "31f18b11"
     print(f"KEYD_TEST_SEED={seed}")
     dice = random.Random(seed)
     each = 2 if starting else 6

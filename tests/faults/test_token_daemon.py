@@ -65,8 +65,10 @@ class Site:
 
 
 @contextmanager
-def site_on(installation: Installation, shim_module: Path, extra: str = "") -> Iterator[Site]:
-    orders = put_shim(installation, shim_module, extra=extra)
+def site_on(
+    installation: Installation, shim_module: Path, sign_timeout_s: float = 2.0
+) -> Iterator[Site]:
+    orders = put_shim(installation, shim_module, sign_timeout_s=sign_timeout_s)
     with installation.serve() as daemon, installation.client() as admin:
         daemon.wait_for("daemon_ready")
         yield Site(installation, orders, daemon, admin)
@@ -224,10 +226,9 @@ def test_a_late_signature_is_kept_for_the_next_request(
     installation: Installation, shim_module: Path
 ) -> None:
     """reliability C3: the caller has gone, the token signs all the same, and once is enough."""
-    patience = "sign_timeout_s = 20.0"
     with (
         tallied(Promise.REPEATABLE, "the token signs after the caller's deadline") as tally,
-        site_on(installation, shim_module, patience) as site,
+        site_on(installation, shim_module, 20.0) as site,
     ):
         release = installation.recorder()
         payload = canonical.encode(release.writer.targets(2))
@@ -255,10 +256,9 @@ def test_a_late_signature_that_is_wrong_is_not_kept(
     installation: Installation, shim_module: Path
 ) -> None:
     """It is verified like any other, and its token used no more."""
-    patience = "sign_timeout_s = 20.0"
     with (
         tallied(Promise.RECORDED, "a late signature is wrong") as tally,
-        site_on(installation, shim_module, patience) as site,
+        site_on(installation, shim_module, 20.0) as site,
     ):
         release = installation.recorder()
         payload = canonical.encode(release.writer.targets(2))
