@@ -59,7 +59,7 @@ def journal() -> MemoryTokenJournal:
 
 @pytest.fixture
 def target(installation: Installation, tmp_path: Path) -> Iterator[Target]:
-    """Serves, on TLS too, with production limits; it must end in good order."""
+    """Serves, on TLS too; one identity may have 64 calls in flight. It must end in good order."""
     site = TlsSite(installation, tmp_path)
     site.configure(calls_in_flight="64")
     with installation.serve() as daemon:
