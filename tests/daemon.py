@@ -110,20 +110,14 @@ class Installation:
     def configure(self, extra: str = "", **settings: str) -> None:
         """Write every file that names a path.
 
-        `settings` replace values of keyd.toml, to which `extra` is added (see `_CONFIG`).
+        `settings` replace values of keyd.toml, to which `extra` is added.
         """
         conf = self.softhsm / "softhsm2.conf"
         tokens = self.softhsm / "tokens"
         conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\n")
         token = json.loads((self.root / "token.json").read_text())
-        values = {
-            "pin_source": f"file:{self.softhsm}/pin",
-            "module": token["module"],
-            "environment": f'SOFTHSM2_CONF = "{conf}"',
-            "sign_timeout_s": "2.0",
-            "calls_in_flight": "256",
-        } | settings
-        text = _CONFIG.format(root=self.root, uri=token["uri"], **values)
+        values = {"pin_source": f"file:{self.softhsm}/pin", "calls_in_flight": "256"} | settings
+        text = _CONFIG.format(root=self.root, token=token, conf=conf, **values)
         write_whole(self.config, text + extra)
         write_whole(self.policy, _POLICY.format(methods=",".join(f'"{m}"' for m in METHODS)))
         (self.root / "run").mkdir(mode=0o700, exist_ok=True)
@@ -148,11 +142,10 @@ path = "{root}/run/release/s"
 principal = "release"
 [[token]]
 name = "hsm"
-module = "{module}"
-uri = "{uri}"
+module = "{token[module]}"
+uri = "{token[uri]}"
 pin_source = "{pin_source}"
-sign_timeout_s = {sign_timeout_s}
-environment = {{ {environment} }}
+environment = {{ SOFTHSM2_CONF = "{conf}" }}
 [metrics]
 address = "127.0.0.1:0"
 [audit]

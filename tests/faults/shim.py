@@ -135,8 +135,9 @@ def put_shim(installation: Installation, module: Path, *, sign_timeout_s: float 
     variables = shim_environment(behind, orders.directory)
     added = "".join(f'{name} = "{value}", ' for name, value in variables.items())
     text = installation.config.read_text()
-    text = text.replace(f'module = "{behind}"', f'module = "{module}"')
-    text = text.replace("sign_timeout_s = 2.0", f"sign_timeout_s = {sign_timeout_s}")
+    text = text.replace(
+        f'module = "{behind}"', f'module = "{module}"\nsign_timeout_s = {sign_timeout_s}'
+    )
     text = text.replace("environment = { ", "environment = { " + added)
     write_whole(installation.config, text)
     return orders

@@ -158,8 +158,8 @@ def test_floods_of_frames(target: Target, name: str) -> None:
         tally.recovered(time.monotonic() - began)
     print(f"{name}: {sent}; {grown:+.1f} MiB; {others}")
     assert sent.chunks > 10
-    # Small frames in great numbers fragment gRPC's buffers: it levels off near 350 MiB.
-    assert grown < (400 if name in {"continuations", "windows"} else 40)
+    # Small frames in great numbers fragment gRPC's buffers: about +360 MiB after 40 s.
+    assert grown < (600 if name in {"continuations", "windows"} else 40)
     others.check()
     if name == "resets":
         # No mere noise: calls of it got as far as a thread.
