@@ -54,6 +54,11 @@ class Call:
                 details={"outcome": "NOT_STARTED"},
             )
 
+    def check_still_allowed(self) -> None:
+        """Raises: Unauthenticated, NotAllowed: the answer of a long call is not this peer's."""
+        if time.monotonic() - self.started > limits.AUTHORISED_FOR_S:
+            self.authorise(self)
+
     def check_continue(self) -> None:
         """Raises: BackendUnavailable (DRAINING), Unauthenticated, NotAllowed: a stream must end."""
         self.drain.check()

@@ -94,6 +94,7 @@ class Gate(grpc.GenericRpcHandler):
             with _layers(call), self._admitted(call):
                 request = self._receive(call, requests)
                 data = _encode(method.terms.handler(call, request))
+                call.check_still_allowed()
                 self._let_go(call, len(data))
                 return data
             raise AssertionError("a refused call has been aborted")

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from structlog.testing import capture_logs
 
 from keyd.domain.keys import Content
+from keyd.domain.policy import Policy
 from keyd.domain.tokens import SignItem
 from keyd.ports import Late
 from keyd.rpc import limits
@@ -223,6 +224,18 @@ def test_deadlines_are_passed_on_and_capped(
     assert len(token.given) == 1
     # Deadlines travel rounded up.
     assert most - 1 < token.given[0] <= most + 0.1
+
+
+def test_a_grant_taken_back_meanwhile_withholds_the_answer(
+    place: Place, slow: SlowToken, pool: ThreadPoolExecutor
+) -> None:
+    with serve(place) as serving:
+        call = pool.submit(sign, serving.local(), "x")
+        slow.wait_for(1)
+        threading.Event().wait(limits.AUTHORISED_FOR_S)
+        place.policy.policy = Policy("1" * 64, ())
+        slow.go.set()
+        assert call.result(LIMIT_S) == "PERMISSION_DENIED POLICY_DENIES"
 
 
 def test_draining_finishes_what_runs_and_takes_nothing_new(
