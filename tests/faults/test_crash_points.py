@@ -93,12 +93,26 @@ def test_a_signature(installation: Installation, place: str) -> None:
         receipts = [
             *a_signature_alone(crashing, left),
             *a_signature_among_three(crashing, left),
-            *a_batch(crashing),
         ]
         opaque = an_opaque_signature(crashing, left)
-        tally.injected(4)
+        tally.injected(3)
         with afterwards(installation, receipts) as client:
             assert opaque in {entry.get("signature") for entry in entries_of(client)}
+
+
+# Seen once: gRPC in this process, which starts many others, noticed neither the daemon's end nor
+# its own deadline. A shard is killed then, `make test` would wait.
+@pytest.mark.slow(seconds=20)
+@pytest.mark.parametrize("place", SIGNING)
+def test_a_batch(installation: Installation, place: str) -> None:
+    with (
+        tallied(Promise.REPEATABLE, "SIGKILL at a place of a batch") as tally,
+        Crashing(installation, place) as crashing,
+    ):
+        receipts = a_batch(crashing)
+        tally.injected()
+        with afterwards(installation, receipts):
+            pass
 
 
 @contextmanager
