@@ -15,7 +15,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 # Records kept between groups, of each kind.
-_KEPT = 4096
+_KEPT = 1024
 _ABSENT = object()
 
 
