@@ -248,6 +248,8 @@ def test_a_late_signature_is_kept_for_the_next_request(
         ends = [one for one in entries if one["index"] >= recorded["log_index"] - 1]
         assert [one["event"] for one in ends[:2]] == ["signature_failed", "signature_completed"]
         assert ends[0]["intent"] == ends[1]["intent"]
+        verified = installation.keyd("audit", "verify", "--json")
+        assert verified.code == 0, verified.err
     report = verify_ledger(installation.ledger, anchor=installation.anchor)
     assert report.sound, report.flaws
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from keyd.domain import merkle, public_keys
 from keyd.domain.audit import Event
 from keyd.domain.checkpoint import LogKey, verify_checkpoint
+from keyd.domain.records import IntentState
 from keyd.errors import InvalidRequest, KeydError, NotFound
 from keyd.ledger.verification.entries import Fields, differing, parse, place_of
 from keyd.ledger.verification.export import CHECKPOINT, ENTRIES, KEYS, PAYLOADS
@@ -156,7 +157,10 @@ class _Story:
             self._open[index] = fields
         elif event == Event.SIGNATURE_COMPLETED:
             self._complete(where, fields)
-        elif event in (Event.SIGNATURE_FAILED, Event.INTENT_CLOSED):
+        elif event == Event.INTENT_CLOSED or (
+            # A token whose answer did not come in time may still give it.
+            event == Event.SIGNATURE_FAILED and fields.get("outcome") != IntentState.UNKNOWN
+        ):
             self._open.pop(int(fields.get("intent", -1)), None)
 
     def _bind(self, where: str, fields: Fields) -> None:
