@@ -40,7 +40,7 @@ from tests.fleets import (
 from tests.softhsm import SoftHSMToken
 from tests.tally import Promise, tallied
 
-LIMIT, AT_REST = 16, 8
+LIMIT = 16
 
 
 @pytest.mark.parametrize(
