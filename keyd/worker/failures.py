@@ -61,6 +61,14 @@ def may_pass(error: PKCS11Error) -> bool:
     return not isinstance(error, (*_NOT_SUPPORTED, ck.UserNotLoggedIn))
 
 
+def generation_may_pass(error: PKCS11Error) -> bool:
+    """Whether a key generation that left nothing behind is worth another try.
+
+    SoftHSM beside a search answers GENERAL_ERROR, sometimes TEMPLATE_INCONSISTENT.
+    """
+    return may_pass(error) or isinstance(error, ck.TemplateInconsistent)
+
+
 def _kind(error: Exception) -> Failure.Kind.ValueType:
     if isinstance(error, ck.UserNotLoggedIn):
         return Failure.KIND_NOT_LOGGED_IN

@@ -9,7 +9,7 @@ from pkcs11.types import Object, SignMixin
 
 from keyd.wire.worker_pb2 import Failure, Generate, KeyPair, KeyPairs, KeyReference, Sign
 from keyd.worker import objects, public_keys, schemes
-from keyd.worker.failures import WorkerFailure, may_pass
+from keyd.worker.failures import WorkerFailure, generation_may_pass, may_pass
 from keyd.worker.generate import check_attributes, check_plan, generate_pair
 from keyd.worker.token import ThreadSeat
 
@@ -35,25 +35,25 @@ def sign(seat: ThreadSeat, request: Sign) -> bytes:
 def generate(seat: ThreadSeat, request: Generate) -> KeyPair:
     """Make a key pair, read it back, demand its attributes and test it.
 
+    A generation that failed and left nothing under its CKA_ID is tried once more.
     Raises: PKCS11Error, WorkerFailure. Whatever was made by then stays on the token as a stray.
     """
     check_plan(request)
-    taken = objects.group(seat, request.cka_id)
-    if taken.private or taken.public:
-        raise WorkerFailure(Failure.KIND_KEY_AMBIGUOUS, "CKA_ID_TAKEN")
-    # A key generation may need the one session that the token has left.
-    seat.drop()
-    session = seat.token.open_session(read_write=True)
-    try:
-        generate_pair(session, request)
-    finally:
-        session.close()
-    pair = find(seat, request.cka_id)
-    check_attributes(pair, waive_local=request.waive_local)
-    reference = KeyReference(
-        cka_id=request.cka_id, public_der=pair.public_der, scheme=request.scheme
-    )
-    _resolve(seat, reference)
+    with seat.token.turns.generation():
+        if _made(seat, request.cka_id):
+            raise WorkerFailure(Failure.KIND_KEY_AMBIGUOUS, "CKA_ID_TAKEN")
+        try:
+            _generate_pair(seat, request)
+        except PKCS11Error as error:
+            if not generation_may_pass(error) or _made(seat, request.cka_id):
+                raise
+            _generate_pair(seat, request)
+        pair = _find(seat, request.cka_id)
+        check_attributes(pair, waive_local=request.waive_local)
+        reference = KeyReference(
+            cka_id=request.cka_id, public_der=pair.public_der, scheme=request.scheme
+        )
+        _resolve(seat, reference)
     return pair
 
 
@@ -61,22 +61,45 @@ def find(seat: ThreadSeat, cka_id: bytes) -> KeyPair:
     """The one pair with this CKA_ID. Raises: PKCS11Error, WorkerFailure."""
     if not cka_id:
         raise WorkerFailure(Failure.KIND_INVALID, "CKA_ID_EMPTY")
+    with seat.token.turns.search():
+        return _find(seat, cka_id)
+
+
+def inventory(seat: ThreadSeat) -> KeyPairs:
+    """Every key object on the token. Raises: PKCS11Error."""
+    with seat.token.turns.search():
+        return KeyPairs(pairs=[objects.describe(each) for each in objects.groups(seat.session())])
+
+
+def _find(seat: ThreadSeat, cka_id: bytes) -> KeyPair:
     members = objects.group(seat, cka_id)
     if not members.private:
         raise WorkerFailure(Failure.KIND_KEY_NOT_FOUND, "NO_PRIVATE_KEY")
     return objects.describe(members)
 
 
-def inventory(seat: ThreadSeat) -> KeyPairs:
-    """Every key object on the token. Raises: PKCS11Error."""
-    return KeyPairs(pairs=[objects.describe(each) for each in objects.groups(seat.session())])
+def _generate_pair(seat: ThreadSeat, request: Generate) -> None:
+    # A key generation may need the one session that the token has left.
+    seat.drop()
+    session = seat.token.open_session(read_write=True)
+    try:
+        generate_pair(session, request)
+    finally:
+        session.close()
+
+
+def _made(seat: ThreadSeat, cka_id: bytes) -> bool:
+    """Whether any half of a pair has this CKA_ID. Raises: PKCS11Error."""
+    members = objects.group(seat, cka_id)
+    return bool(members.private or members.public)
 
 
 def _sign(seat: ThreadSeat, request: Sign) -> bytes:
     reference = request.key
     key = seat.key((reference.cka_id, reference.public_der))
     if key is None:
-        key = _resolve(seat, reference)
+        with seat.token.turns.search():
+            key = _resolve(seat, reference)
     try:
         return schemes.sign(key, reference.scheme, request.data, seat.token.mechanisms)
     except KeyError as error:

@@ -15,6 +15,7 @@ from keyd.worker import schemes
 from keyd.worker.failures import WorkerFailure
 from keyd.worker.module import Module
 from keyd.worker.pin import pin_of
+from keyd.worker.turns import Turns
 
 # SoftHSM rewrites a token's file at each login anywhere and cannot be read meanwhile.
 _READ_TRIES = 10
@@ -35,6 +36,7 @@ class Token:
         self.incarnation = 0
         # Private key handles and the public keys they were seen to belong to.
         self.proven: set[tuple[int | None, bytes]] = set()
+        self.turns = Turns()
 
     def enter(self) -> None:
         """Find the token. Raises: PKCS11Error, WorkerFailure."""
