@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +98,26 @@ class Home:
     def open(self, stall_s: float = 30.0) -> SqliteLedger:
         """Patient by default: a busy machine is no hung disk."""
         return open_ledger(self.state, anchor=self.anchor, stall_s=stall_s)
+
+
+@contextmanager
+def past_triggers(database: Path) -> Iterator[sqlite3.Connection]:
+    """The file as somebody with root can change it, keys and checks aside.
+
+    The triggers stand afterwards as before: their absence would be found by itself.
+    """
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        triggers = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        yield connection
+        for _, sql in triggers:
+            connection.execute(sql)
 
 
 def furnished(base: Path) -> SqliteLedger:

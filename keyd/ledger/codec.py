@@ -68,8 +68,8 @@ def time_text(at: datetime) -> str:
 def time_of(text: str) -> datetime:
     """The inverse of `time_text`."""
     at = datetime.fromisoformat(text)
-    # Python takes any letter between date and time.
-    if at.tzinfo is None or text[10] != "T":
+    # Python takes other forms of the same time, like any letter between its halves.
+    if at.tzinfo is None or time_text(at) != text:
         raise ValueError("a stored time has another form")
     return at
 

@@ -20,7 +20,7 @@ from keyd.ledger.group_commit import STALL_S
 from keyd.ledger.log import StoredLog
 from keyd.ledger.marks import Mark, Marks
 from keyd.ledger.readers import Readers
-from keyd.ledger.schema import check_version, migrate, migrations
+from keyd.ledger.schema import check_version, migrate, migrations, schema_objections
 from keyd.ledger.sqlite import SqliteLedger
 from keyd.ledger.transaction import PUT_SETTING
 from keyd.ledger.view import SqliteView
@@ -112,6 +112,8 @@ def prepare(path: Path, steps: Sequence[str]) -> None:
     # Another program's file is not even given another journal mode.
     with closing(connect_verifier(path)) as connection:
         done = check_version(connection, known=len(steps))
+        if wrong := schema_objections(connection, steps[:done]):
+            raise corrupt(f"the ledger's schema was changed ({', '.join(wrong)})")
     with closing(connect_writer(path)) as connection:
         migrate(connection, steps, done)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
 from importlib.resources import files
 
@@ -33,6 +34,28 @@ def check_version(connection: sqlite3.Connection, known: int) -> int:
             "run that release",
         )
     return version
+
+
+def schema_objections(connection: sqlite3.Connection, steps: Sequence[str]) -> list[str]:
+    """Tables, indexes and triggers that are not as `steps` make them, by name.
+
+    Triggers and unique indexes hold promises of their own: a file without them is no ledger, though
+    every row in it may be sound. Raises: sqlite3.Error, UnicodeDecodeError.
+    """
+    found, made = _objects(connection), _made_by(tuple(steps))
+    return sorted({str(name) for _, name, *_ in found ^ made})
+
+
+@cache
+def _made_by(steps: tuple[str, ...]) -> frozenset[tuple[object, ...]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for sql in steps:
+            connection.executescript(sql)
+        return _objects(connection)
+
+
+def _objects(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
+    return frozenset(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
 
 
 def migrate(connection: sqlite3.Connection, steps: Sequence[str], done: int) -> None:

@@ -65,7 +65,7 @@ def _completed(
             return released(
                 prepared.key, reservation, made[fingerprint], missing=missing, replayed=True
             )
-        stored = StoredSignature(fingerprint, prepared.key.name, signature, leaf, world.clock.now())
+        stored = StoredSignature(fingerprint, prepared.key.name, signature, leaf, entry.at)
         tx.put_signature(reservation, stored)
         reservation = _advance(tx, reservation, prepared.payload, complete)
         return released(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from keyd.domain import metadata_file
 from keyd.domain.audit import Entry, Event
@@ -104,10 +105,11 @@ def take_in(
     question = Question(file.payload, world.clock.now())
     required, votes = count_votes(question, gather_trust(tx, repository, recorded), file)
     # Also for a version reserved here: signatures and acceptance may come from outside.
-    leaf = tx.append(_entry(world, principal, recorded, file))
-    reservation = _bind(world, tx, leaf=leaf, role=recorded, file=file, required=required)
+    entry = _entry(question.now, principal, recorded, file)
+    leaf = tx.append(entry)
+    reservation = _bind(tx, entry.at, leaf=leaf, role=recorded, file=file, required=required)
     for fingerprint, signature in votes.items():
-        _add(tx, reservation, StoredSignature(fingerprint, "", signature, leaf, world.clock.now()))
+        _add(tx, reservation, StoredSignature(fingerprint, "", signature, leaf, entry.at))
     raised = file.version > recorded.high_water
     if reservation.state is not ReservationState.ACCEPTED:
         accept(tx, reservation, file.payload)
@@ -179,8 +181,8 @@ def _check_type(role: str, file: MetadataFile) -> None:
 
 
 def _bind(
-    world: World,
     tx: Transaction,
+    at: datetime,
     *,
     leaf: int,
     role: Role,
@@ -208,7 +210,7 @@ def _bind(
         required=required,
         state=ReservationState.RESERVED,
         leaf=leaf,
-        created_at=world.clock.now(),
+        created_at=at,
     )
     tx.put_reservation(reservation, file.payload.raw)
     return reservation
@@ -241,10 +243,10 @@ def _record(reservation: Reservation, file: MetadataFile) -> VersionRecord:
     )
 
 
-def _entry(world: World, principal: str, role: Role, file: MetadataFile) -> Entry:
+def _entry(at: datetime, principal: str, role: Role, file: MetadataFile) -> Entry:
     return Entry(
         event=Event.METADATA_IMPORTED,
-        at=world.clock.now(),
+        at=at,
         principal=principal,
         fields={
             "repository": role.repository,

@@ -106,7 +106,7 @@ def generate(
         _close(world, principal, intent, failure)
         raise
     world.ledger.transact(
-        _register(world, principal, key, waived=found.waived, intent=intent, request=request)
+        _register(principal, key, waived=found.waived, intent=intent, request=request)
     )
     failpoint(Failpoint.KEY_BEFORE_ANSWER)
     return key
@@ -148,7 +148,7 @@ def adopt_key(
         )
     world.ledger.read(lambda view: _check_free(view, name, key.fingerprint))
     _prove_possession(world, key, deadline)
-    world.ledger.transact(_register(world, caller.principal, key, waived=found.waived))
+    world.ledger.transact(_register(caller.principal, key, waived=found.waived))
     return key
 
 
@@ -261,7 +261,6 @@ def _prove_possession(world: World, key: Key, deadline: Deadline) -> None:
 
 
 def _register(
-    world: World,
     principal: str,
     key: Key,
     *,
@@ -290,7 +289,7 @@ def _register(
             **({"waived": list(waived)} if waived else {}),
         }
         event = Event.KEY_ADOPTED if adopted else Event.KEY_CREATED
-        tx.append(Entry(event, world.clock.now(), principal, fields=fields))
+        tx.append(Entry(event, key.created_at, principal, fields=fields))
         if intent is not None:
             tx.put_intent(replace(intent, state=IntentState.COMPLETED))
         if request is not None:

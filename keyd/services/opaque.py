@@ -125,8 +125,7 @@ def _reserve(
         entry = _entry(world, caller, request, key, Event.OPAQUE_INTENDED)
         leaf = tx.append(entry)
         if tx.opaque(key.name, request.digest) is None:
-            now = world.clock.now()
-            tx.put_opaque(OpaqueSignature(key.name, request.digest, None, leaf, now))
+            tx.put_opaque(OpaqueSignature(key.name, request.digest, None, leaf, entry.at))
         intent = Intent(
             leaf, IntentKind.SIGN_OPAQUE, key.name, "opaque", request.digest, IntentState.OPEN
         )
@@ -170,8 +169,8 @@ def _complete(
         tx.put_intent(replace(intent, state=IntentState.COMPLETED))
         if known is not None and first is not None:
             return OpaqueReleased(key, first, request.digest, True, known.leaf)
-        now = world.clock.now()
-        tx.put_opaque(OpaqueSignature(key.name, request.digest, signature, leaf, now))
+        stored = OpaqueSignature(key.name, request.digest, signature, leaf, completed.at)
+        tx.put_opaque(stored)
         return OpaqueReleased(key, signature, request.digest, False, leaf)
 
     return work

@@ -69,6 +69,7 @@ def bootstrap(
 
     def work(tx: Transaction) -> Repository:
         check_free(tx, name)
+        now = world.clock.now()
         development_for_ever = development or tx.identity().development
         intended = _intended(tx, root_keys, foreign_keys, threshold)
         if threshold < 2 and not development_for_ever:
@@ -80,19 +81,20 @@ def bootstrap(
             state=RepositoryState.BOOTSTRAP,
             development=development_for_ever,
             imported=False,
-            created_at=world.clock.now(),
+            created_at=now,
             intended_root=intended,
         )
         tx.put_repository(repository)
         for fingerprint in intended.fingerprints.values():
             claim(tx, fingerprint, name, "root")
+        listed = sorted(intended.fingerprints.items(), key=lambda pair: pair[::-1])
         fields: Fields = {
             "repository": name,
             "threshold": threshold,
-            "root_keys_sha256": sorted(intended.fingerprints.values()),
+            "root_keys_sha256": [fingerprint for _, fingerprint in listed],
+            "root_key_ids": [keyid for keyid, _ in listed],
             "development": development_for_ever,
         }
-        now = world.clock.now()
         tx.append(Entry(Event.REPOSITORY_BOOTSTRAPPED, now, caller.principal, fields=fields))
         return repository
 

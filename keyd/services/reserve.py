@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from keyd.domain.audit import Entry, Event
 from keyd.domain.records import (
@@ -43,12 +44,13 @@ def reserve(world: World, prepared: Prepared) -> Callable[[Transaction], Reserve
 
     def work(tx: Transaction) -> Reserved:
         _check_unmoved(tx, prepared)
-        leaf = tx.append(_announcement(world, prepared))
+        announcement = _announcement(world, prepared)
+        leaf = tx.append(announcement)
         reservation = prepared.reservation
         if reservation is None:
             # Key material belongs to one repository: what this payload lists becomes its own.
             claim_listed(tx, prepared.role.repository, prepared.role.name, prepared.payload)
-            reservation = _new_reservation(world, prepared, leaf)
+            reservation = _new_reservation(prepared, leaf, announcement.at)
             tx.put_reservation(reservation, prepared.payload.raw)
         intent = Intent(
             leaf=leaf,
@@ -84,7 +86,7 @@ def _check_unmoved(tx: Transaction, prepared: Prepared) -> None:
         raise StateMoved
 
 
-def _new_reservation(world: World, prepared: Prepared, leaf: int) -> Reservation:
+def _new_reservation(prepared: Prepared, leaf: int, at: datetime) -> Reservation:
     return Reservation(
         repository=prepared.role.repository,
         role=prepared.role.name,
@@ -94,7 +96,7 @@ def _new_reservation(world: World, prepared: Prepared, leaf: int) -> Reservation
         required=prepared.required,
         state=ReservationState.RESERVED,
         leaf=leaf,
-        created_at=world.clock.now(),
+        created_at=at,
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from keyd_client import KeydClientError
+from tests.ledgers import past_triggers
 from tests.running import Done, keyd
 from tests.sites import Site, make_site
 from tests.softhsm import SoftHSMToken
@@ -108,15 +107,9 @@ def test_verify_and_export_beside_the_daemon(site: Site, tmp_path: Path) -> None
 
 def _edit_entry(database: Path, index: int) -> None:
     """Change an entry by hand, as somebody who owns the file can, triggers or not."""
-    with closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'leaves'"
-        ).fetchall()
-        for (name,) in rows:
-            connection.execute(f"DROP TRIGGER {name}")
+    with past_triggers(database) as connection:
         changed = connection.execute(
             "UPDATE leaves SET data = CAST(replace(data, 'hsm', 'hsx') AS BLOB) WHERE position = ?",
             (index,),
         )
         assert changed.rowcount == 1
-        connection.commit()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import stat
 import threading
 from dataclasses import replace
@@ -41,6 +40,7 @@ from tests.ledgers import (
     entry,
     furnished,
     named,
+    past_triggers,
     payload,
     reservation,
     reserve,
@@ -365,11 +365,8 @@ def test_a_hole_in_the_anchor_does_not_hide_an_older_ledger(home: Home, tmp_path
 
 
 def test_a_log_cut_or_rewritten_below_the_anchor_is_noticed(home: Home) -> None:
-    connection = sqlite3.connect(home.database)
-    connection.execute("DROP TRIGGER leaves_stay")
-    connection.execute("DELETE FROM leaves WHERE position = (SELECT max(position) FROM leaves)")
-    connection.commit()
-    connection.close()
+    with past_triggers(home.database) as connection:
+        connection.execute("DELETE FROM leaves WHERE position = (SELECT max(position) FROM leaves)")
     with pytest.raises(StateCorrupt, match="LEDGER_CORRUPT"):
         home.open()
 

@@ -20,7 +20,7 @@ from keyd.ledger.database import connect_writer
 from keyd.ledger.schema import check_version, migrate, migrations
 from keyd.ledger.verification.verify import verify_ledger
 from tests.fakes import TestClock
-from tests.ledgers import NOW, Home, furnished, reserve, sign
+from tests.ledgers import NOW, Home, furnished, past_triggers, reserve, sign
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,18 +128,17 @@ def test_damaged_files_are_refused(home: Home, damage: Callable[[Path], object])
 
 
 @pytest.mark.parametrize(
-    "statements",
+    "statement",
     [
-        ("DROP TRIGGER leaves_stay", "DELETE FROM leaves WHERE position = 3"),
-        ("DROP TRIGGER nodes_stay", "DELETE FROM nodes WHERE position > 2"),
-        ("DROP TRIGGER leaves_are_fixed", "UPDATE leaves SET data = x'00' WHERE position = 5"),
-        ("DELETE FROM identity",),
+        "DELETE FROM leaves WHERE position = 3",
+        "DELETE FROM nodes WHERE position > 2",
+        "UPDATE leaves SET data = x'00' WHERE position = 5",
+        "DELETE FROM identity",
     ],
 )
-def test_damage_near_the_end_of_the_log_is_seen_at_once(
-    home: Home, statements: tuple[str, ...]
-) -> None:
-    change(home, *statements)
+def test_damage_near_the_end_of_the_log_is_seen_at_once(home: Home, statement: str) -> None:
+    with past_triggers(home.database) as connection:
+        connection.execute(statement)
     with pytest.raises(StateCorrupt, match="LEDGER_CORRUPT"):
         home.open()
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from keyd.domain.trust import KeySet
+
 Fields = Mapping[str, Any]
 
 
@@ -30,6 +32,15 @@ def place_of(fields: Fields) -> str:
     """The version that an entry is about, in words."""
     repository, role = fields.get("repository"), fields.get("role")
     return f"{repository}/{role} epoch {fields.get('epoch')} version {fields.get('version')}"
+
+
+def intended_root(fields: Fields) -> KeySet:
+    """Who may sign the first root, as the entry that made a repository says.
+
+    Raises: TypeError, ValueError.
+    """
+    keys = zip(fields.get("root_key_ids", ()), fields.get("root_keys_sha256", ()), strict=True)
+    return KeySet("bootstrap", int(fields.get("threshold", 0)), dict(keys))
 
 
 def differing(fields: Fields | None, expected: Mapping[str, object]) -> str:

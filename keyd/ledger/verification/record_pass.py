@@ -19,14 +19,14 @@ from keyd.ledger.verification.trust_checks import Judged, RecordedTrust
 
 _RESERVATIONS = """
 SELECT r.id, r.repository, r.role, r.epoch, r.version, r.digest, r.required, r.state, r.leaf,
-    l.data, p.data
+    r.created_at, l.data, p.data
 FROM reservations AS r
 LEFT JOIN leaves AS l ON l.position = r.leaf
 LEFT JOIN payloads AS p ON p.digest = r.digest
 ORDER BY r.id
 """
 _SIGNATURES = """
-SELECT s.fingerprint, s.key, s.signature, s.leaf, l.data, k.name, k.scheme, k.public_der
+SELECT s.fingerprint, s.key, s.signature, s.leaf, s.made_at, l.data, k.name, k.scheme, k.public_der
 FROM signatures AS s
 LEFT JOIN leaves AS l ON l.position = s.leaf
 LEFT JOIN keys AS k ON k.fingerprint = s.fingerprint
@@ -45,6 +45,7 @@ class _Reservation(NamedTuple):
     required: str
     state: str
     leaf: int
+    created_at: str
     entry: bytes | None
     payload: bytes | None
 
@@ -74,6 +75,7 @@ class _Signature(NamedTuple):
     key: str
     signature: bytes
     leaf: int
+    made_at: str
     entry: bytes | None
     key_name: str | None
     scheme: str | None
@@ -115,7 +117,7 @@ class _Check:
         announced = entry.get("event") if entry else None
         if announced not in (Event.SIGNATURE_INTENDED, Event.METADATA_IMPORTED):
             self._report.flaw(r.where, f"entry {r.leaf} does not announce it")
-        elif wrong := differing(entry, r.members()):
+        elif wrong := differing(entry, {**r.members(), "time": r.created_at}):
             self._report.flaw(r.where, f"entry {r.leaf} differs in {wrong}")
         imported = announced == Event.METADATA_IMPORTED
         if not imported and not self._facts.pay(r.leaf, Owed.RESERVATION):
@@ -149,7 +151,7 @@ class _Check:
             self._report.signatures += 1
             if s.key:
                 self._made_here(r, s, entry, where)
-            elif entry.get("event") != Event.METADATA_IMPORTED or differing(entry, r.members()):
+            elif differing(entry, _imported(r, s)):
                 self._report.flaw(where, f"entry {s.leaf} did not import it")
             self._verify(r, s, where)
             yield entry
@@ -161,6 +163,7 @@ class _Check:
             "key": s.key,
             "key_sha256": s.fingerprint,
             "signature": s.signature.hex(),
+            "time": s.made_at,
         }
         if wrong := differing(entry, expected):
             self._report.flaw(where, f"entry {s.leaf} differs in {wrong}")
@@ -178,6 +181,10 @@ class _Check:
             verdict = _verdict(s.public_der, s.scheme, r.payload, s.signature)
         if not verdict:
             self._report.flaw(where, "it does not verify under any key that is recorded for it")
+
+
+def _imported(r: _Reservation, s: _Signature) -> Mapping[str, object]:
+    return {**r.members(), "event": Event.METADATA_IMPORTED.value, "time": s.made_at}
 
 
 def _verdict(public_der: bytes, scheme: str, data: bytes, signature: bytes) -> bool:
@@ -236,16 +243,16 @@ def _announcement(entry: Fields, row: tuple[object, ...]) -> Mapping[str, object
 # --- opaque signatures ----------------------------------------------------------------------------
 
 _OPAQUE = """
-SELECT o.key, o.digest, o.signature, o.leaf, l.data
+SELECT o.key, o.digest, o.signature, o.leaf, o.made_at, l.data
 FROM opaque_signatures AS o LEFT JOIN leaves AS l ON l.position = o.leaf
 """
 
 
 def check_opaque(connection: sqlite3.Connection, facts: LogFacts, report: Report) -> None:
     """Opaque signatures against their entries; the bytes they cover are not kept."""
-    for key, digest, signature, leaf, data in connection.execute(_OPAQUE):
+    for key, digest, signature, leaf, made_at, data in connection.execute(_OPAQUE):
         where = f"opaque signature of {digest} by {key!r}"
-        expected: dict[str, object] = {"key": key, "data_sha256": digest}
+        expected: dict[str, object] = {"key": key, "data_sha256": digest, "time": made_at}
         if signature is None:
             expected["event"] = Event.OPAQUE_INTENDED.value
         else:

@@ -13,7 +13,7 @@ from keyd.domain.payload import Payload
 from keyd.domain.records import Delegation, Repository, Role
 from keyd.domain.trust import RepositoryState
 from keyd.ledger.codec import time_text
-from keyd.ledger.verification.entries import differing
+from keyd.ledger.verification.entries import differing, intended_root
 from keyd.ledger.verification.log_pass import LogFacts
 from keyd.ledger.verification.report import Report
 from keyd.ledger.view import SqliteView
@@ -128,6 +128,7 @@ def _registration(key: Key) -> dict[str, object]:
         "scheme": key.scheme.value,
         "content": key.content.value,
         "cka_id": key.cka_id.hex(),
+        "time": time_text(key.created_at),
     }
 
 
@@ -154,6 +155,8 @@ def _check_repository(
     development = entry.get("development") or facts.genesis.get("development")
     if repository.development != bool(development):
         report.flaw(where, "the entry that made it says otherwise whether it is for development")
+    if wrong := differing(entry, {"time": time_text(repository.created_at)}):
+        report.flaw(where, f"the entry that made it differs in {wrong}")
     root = view.role(repository.name, "root")
     rooted = root is not None and root.trusted_version > 0
     if (repository.state is RepositoryState.ACTIVE) != rooted:
@@ -161,11 +164,8 @@ def _check_repository(
     intended = repository.intended_root
     if (intended is None) != rooted:
         report.flaw(where, "only a repository without trusted root has an intended one")
-    elif intended is not None:
-        said = entry.get("threshold"), entry.get("root_keys_sha256")
-        listed = intended.threshold, sorted(intended.fingerprints.values())
-        if said != listed or intended.delegator != "bootstrap":
-            report.flaw(where, "the entry that made it names other root keys")
+    elif intended is not None and intended != intended_root(entry):
+        report.flaw(where, "the entry that made it names other root keys")
 
 
 def _check_delegations(view: SqliteView, report: Report, role: Role) -> None:

@@ -15,7 +15,7 @@ from keyd.domain.delegations import key_set, key_table
 from keyd.domain.payload import Payload
 from keyd.domain.trust import KeySet
 from keyd.ledger.codec import key_sets_of
-from keyd.ledger.verification.entries import Fields
+from keyd.ledger.verification.entries import Fields, intended_root
 
 _KEPT_PAYLOADS = 64
 
@@ -78,9 +78,7 @@ class RecordedTrust:
     def _is_recorded(self, claimed: KeySet, judged: Judged) -> bool:
         announced = self._repositories.get(judged.repository, {})
         if claimed.delegator == "bootstrap":
-            listed = sorted(claimed.fingerprints.values())
-            said = announced.get("threshold"), announced.get("root_keys_sha256")
-            return said == (claimed.threshold, listed)
+            return claimed == intended_root(announced)
         if claimed.delegator == "registration":
             if announced.get("first_root_sha256") != judged.digest:
                 return False

@@ -21,7 +21,7 @@ from keyd.ledger.database import DATABASE, connect_verifier
 from keyd.ledger.directory import check_directory, check_file
 from keyd.ledger.gap import compare
 from keyd.ledger.log import StoredLog
-from keyd.ledger.schema import check_version, migrations
+from keyd.ledger.schema import check_version, migrations, schema_objections
 from keyd.ledger.verification.log_pass import LogFacts, read_log, report_unpaid
 from keyd.ledger.verification.record_pass import check_intents, check_opaque, check_reservations
 from keyd.ledger.verification.report import Progress, Report, silent
@@ -66,12 +66,14 @@ def _verify(
     report: Report,
     progress: Progress,
 ) -> None:
-    check_version(connection, len(migrations()))
+    version = check_version(connection, len(migrations()))
     connection.execute("PRAGMA temp_store = FILE")
     connection.execute("BEGIN")
     for (problem,) in connection.execute("PRAGMA integrity_check(20)"):
         if problem != "ok":
             report.flaw("file", problem)
+    for name in schema_objections(connection, migrations()[:version]):
+        report.flaw(f"schema, {name}", "it is not as keyd makes it")
     for row in connection.execute("PRAGMA foreign_key_check"):
         report.flaw(f"table {row[0]}", f"row {row[1]} refers to nothing in {row[2]}")
     view = SqliteView(connection, StoredLog(connection))
