@@ -7,16 +7,16 @@ request for the same bytes gets it instead of asking the token again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
+from keyd.domain.keys import Key
 from keyd.domain.tokens import SignItem
 from keyd.errors import KeydError
-from keyd.services.answers import Answer
-from keyd.services.complete import record_signatures
-from keyd.services.reserve import Reserved
 from keyd.services.token_call import sign_item, verified
 from keyd.services.world import World
 
@@ -26,6 +26,22 @@ _log = structlog.get_logger(__name__)
 _recorder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keyd-late")
 
 
+class Recorded(Protocol):
+    """What a recorded signature tells: the leaf of its completion."""
+
+    @property
+    def log_index(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """A signature of `key` over `data`; `record` writes down what became of it, late as it is."""
+
+    key: Key
+    data: bytes
+    record: Callable[[bytes | KeydError], Recorded | KeydError]
+
+
 class LateSignatures:
     """Of one exchange with the tokens.
 
@@ -33,9 +49,9 @@ class LateSignatures:
     they wait.
     """
 
-    def __init__(self, world: World, reserved: Sequence[Reserved]) -> None:
+    def __init__(self, world: World, awaited: Sequence[Awaited]) -> None:
         self._world = world
-        self._reserved = reserved
+        self._awaited = awaited
         self._lock = threading.Lock()
         self._waiting: list[tuple[SignItem, bytes]] | None = []
 
@@ -55,11 +71,10 @@ class LateSignatures:
             _recorder.submit(self._record, *each)
 
     def _record(self, item: SignItem, signature: bytes) -> None:
-        reserved = next(each for each in self._reserved if _item(each) == item)
-        key = reserved.prepared.key
+        awaited = next(each for each in self._awaited if sign_item(each.key, each.data) == item)
+        key = awaited.key
         try:
-            answer = verified(self._world, key, item.data, signature)
-            [outcome] = record_signatures(self._world, [Answer(reserved, answer)])
+            outcome = awaited.record(verified(self._world, key, item.data, signature))
         # The edge of this thread: nobody waits who could be told.
         except Exception:  # noqa: BLE001
             _log.exception("late_signature_lost", key=key.name)
@@ -68,7 +83,3 @@ class LateSignatures:
             _log.warning("late_signature_refused", key=key.name, reason=outcome.reason)
         else:
             _log.info("late_signature_recorded", key=key.name, log_index=outcome.log_index)
-
-
-def _item(reserved: Reserved) -> SignItem:
-    return sign_item(reserved.prepared.key, reserved.prepared.payload.raw)

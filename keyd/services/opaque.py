@@ -17,6 +17,7 @@ from keyd.ports import Transaction, View
 from keyd.services.authorize import demand
 from keyd.services.key_use import unusable
 from keyd.services.keys import named
+from keyd.services.late import Awaited, LateSignatures
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
 
@@ -68,11 +69,18 @@ def sign_opaque(
         return OpaqueReleased(key, known.signature, request.digest, True, known.leaf)
     intent = world.ledger.transact(_reserve(world, caller, request, key))
     failpoint(Failpoint.SIGN_AFTER_RESERVE)
-    answer = sign_verified(world, key.token, [(key, request.data)], deadline)[0]
+
+    def record(answer: bytes | KeydError) -> OpaqueReleased | KeydError:
+        return world.ledger.transact(
+            _complete(world, caller, request, key=key, intent=intent, answer=answer)
+        )
+
+    late = LateSignatures(world, [Awaited(key, request.data, record)])
+    message = (key, request.data)
+    answer = sign_verified(world, key.token, [message], deadline, late.arrived)[0]
     failpoint(Failpoint.SIGN_AFTER_VERIFY)
-    outcome = world.ledger.transact(
-        _complete(world, caller, request, key=key, intent=intent, answer=answer)
-    )
+    outcome = record(answer)
+    late.take_up()
     failpoint(Failpoint.SIGN_BEFORE_ANSWER)
     if isinstance(outcome, KeydError):
         raise outcome

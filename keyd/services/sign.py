@@ -22,10 +22,10 @@ from keyd.errors import (
 )
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import View
-from keyd.services.answers import ask_tokens
+from keyd.services.answers import Answer, ask_tokens
 from keyd.services.complete import record_signatures
 from keyd.services.group_signing import Halves, SigningGroups
-from keyd.services.late import LateSignatures
+from keyd.services.late import Awaited, LateSignatures
 from keyd.services.prepare import Prepared, prepare
 from keyd.services.reading import SigningRequest
 from keyd.services.released import Released
@@ -157,7 +157,7 @@ class Batch:
         failpoint(Failpoint.SIGN_AFTER_RESERVE)
         # Who waits longest sets the pace: for the others a late signature is recorded all the same.
         deadline = max((self.asks[place].deadline for place in reserved), key=Deadline.end_s)
-        late = LateSignatures(self.world, list(reserved.values()))
+        late = LateSignatures(self.world, [_awaited(self.world, r) for r in reserved.values()])
         answers = ask_tokens(self.world, list(reserved.values()), deadline, late.arrived)
         outcomes = record_signatures(self.world, answers)
         late.take_up()
@@ -197,6 +197,14 @@ class Batch:
             else:
                 raise result
         return reserved, again
+
+
+def _awaited(world: World, reserved: Reserved) -> Awaited:
+    def record(answer: bytes | KeydError) -> Outcome:
+        [outcome] = record_signatures(world, [Answer(reserved, answer)])
+        return outcome
+
+    return Awaited(reserved.prepared.key, reserved.prepared.payload.raw, record)
 
 
 def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:

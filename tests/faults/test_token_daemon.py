@@ -254,6 +254,31 @@ def test_a_late_signature_is_kept_for_the_next_request(
     assert report.sound, report.flaws
 
 
+def test_a_late_opaque_signature_is_kept_for_the_next_request(
+    installation: Installation, shim_module: Path
+) -> None:
+    with (
+        tallied(Promise.REPEATABLE, "the token signs opaque bytes after the deadline") as tally,
+        site_on(installation, shim_module, 20.0) as site,
+    ):
+        site.orders.once("C_Sign", "delay 2000")
+        with pytest.raises(DeadlineExceeded):
+            site.admin.sign_opaque(OPAQUE_KEY, b"a blob", timeout_s=0.5)
+        tally.injected()
+        recorded = site.daemon.wait_for("late_signature_recorded")
+        signed = site.orders.calls("C_Sign")
+        assert site.admin.sign_opaque(OPAQUE_KEY, b"a blob").replayed
+        # But for the token's own looks at itself, which are rare.
+        assert site.orders.calls("C_Sign") <= signed + 2
+        ends = entries_of(site.admin)[recorded["log_index"] - 1 :][:2]
+        assert [one["event"] for one in ends] == ["opaque_failed", "opaque_completed"]
+        assert ends[0]["intent"] == ends[1]["intent"]
+        verified = installation.keyd("audit", "verify", "--json")
+        assert verified.code == 0, verified.err
+    report = verify_ledger(installation.ledger, anchor=installation.anchor)
+    assert report.sound, report.flaws
+
+
 def test_a_late_signature_that_is_wrong_is_not_kept(
     installation: Installation, shim_module: Path
 ) -> None:
