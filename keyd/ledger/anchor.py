@@ -8,7 +8,12 @@ checkpoints and on closing: flushing each would double the cost of a commit, and
 between can only make the anchor *older*, which is no more than a ledger that is ahead of it. An
 anchor can thus miss the last second before a power loss, never claim too much.
 
-Each line ends with the CRC-32 of what stands before it: damage is told from a torn last line.
+Each line ends with the CRC-32 of what stands before it: damage is told from a torn last line. A
+power loss may also leave a hole, where a page did not reach the medium while a later one did: it
+reads as NUL bytes, which no line has. Lines with NUL bytes are passed over, and later lines count:
+each names a whole size and root, and marks only rise. Such an anchor lacks marks of the last second
+and refuses nothing. The first two lines were flushed before the file had its name: a hole in them,
+or any other unreadable line before a readable one, is ANCHOR_CORRUPT.
 """
 
 from __future__ import annotations
