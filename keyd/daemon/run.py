@@ -31,7 +31,7 @@ from keyd.ledger.token_journal import LedgerTokenJournal
 from keyd.rpc.options import CannotListen
 from keyd.rpc.server import RpcServers
 from keyd.services.denials import DenialLog
-from keyd.services.recovery import close_open_intents
+from keyd.services.recovery import Unended, close_open_intents
 from keyd.services.world import World
 
 _log = structlog.get_logger("keyd.daemon")
@@ -170,6 +170,7 @@ def _wait_for_tokens(daemon: _Daemon) -> bool:
 
 def _serve(daemon: _Daemon) -> None:
     """The main thread's work: wishes, the watchdog, and the status line."""
+    unended = Unended(daemon.world.ledger, daemon.world.clock)
     watchdog_s = systemd.watchdog_interval_s()
     tick_s = min(_TICK_S, watchdog_s or _TICK_S)
     while True:
@@ -179,8 +180,16 @@ def _serve(daemon: _Daemon) -> None:
         if wish is Wish.RELOAD:
             _reload(daemon)
         _say_status(daemon)
+        _close_unended(unended)
         if watchdog_s is not None:
             _pet_watchdog(daemon)
+
+
+def _close_unended(unended: Unended) -> None:
+    # A ledger that cannot be written now is looked at again with the next tick.
+    with contextlib.suppress(KeydError):
+        if closed := unended.close():
+            _log.warning("intents_closed", count=closed)
 
 
 def _pet_watchdog(daemon: _Daemon) -> None:

@@ -28,6 +28,7 @@ PATIENCE_S = 3.0
 # On a busy machine; what a refusal takes is printed.
 PROMPT_S = 5.0
 RECOVERY_S = 60.0
+SETTLED_S = 120.0
 FULL = {"LEDGER_DISK_FULL", "LEDGER_WRITE_FAILED", "ANCHOR_WRITE_FAILED"}
 
 
@@ -96,7 +97,7 @@ def wait_until_signed(recorder: Recorder, version: int) -> float:
 
 
 def check_audited(installation: Installation, recorder: Recorder, daemon: Daemon) -> None:
-    """What was answered is recorded, and the next start ends the intents that were refused."""
+    """What was answered is recorded, before and after a restart."""
     with installation.client() as client:
         check_receipts(client, recorder.receipts)
     assert daemon.stop() == 0
@@ -107,6 +108,43 @@ def check_audited(installation: Installation, recorder: Recorder, daemon: Daemon
         assert after.stop() == 0
     report = verify_ledger(installation.ledger, anchor=installation.anchor)
     assert report.sound, report.flaws
+
+
+def check_settled(installation: Installation) -> None:
+    """Token calls that were announced and could not begin or end are closed under way."""
+    until = time.monotonic() + SETTLED_S
+    while (left := verify_ledger(installation.ledger).open_intents) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert left == 0
+
+
+@pytest.mark.slow(seconds=60)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["ledger", "anchor"])
+def test_calls_cut_off_by_a_full_disk_are_settled_without_a_restart(
+    installation: Installation, name: str
+) -> None:
+    with (
+        tallied(Promise.RECORDED, f"calls cut off by a full disk of the {name}") as tally,
+        on_a_small_disk(installation.root / name) as ballast,
+        installation.serve() as daemon,
+    ):
+        daemon.wait_for("daemon_ready")
+        recorder = installation.recorder()
+        sign(recorder, 2)
+        fill(ballast)
+        last, _ = refusal_of(recorder, 2)
+        tally.injected()
+        left = verify_ledger(installation.ledger).open_intents
+        # A full ledger takes no announcement either.
+        assert left >= (name == "anchor")
+        ballast.unlink()
+        room = time.monotonic()
+        wait_until_signed(recorder, last + 1)
+        check_settled(installation)
+        print(f"{name}: {left} open, settled {time.monotonic() - room:.0f} s after there was room")
+        tally.recovered(time.monotonic() - room)
+        check_audited(installation, recorder, daemon)
 
 
 @pytest.mark.parametrize("name", ["ledger", "anchor"])

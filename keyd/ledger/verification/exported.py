@@ -128,6 +128,7 @@ class _Story:
         self._report = report
         self._versions: dict[bytes, bytes] = {}
         self._open: dict[int, Fields] = {}
+        self._unknown: dict[int, Fields] = {}
         self._registered: dict[str, object] = {}
 
     @property
@@ -157,11 +158,12 @@ class _Story:
             self._open[index] = fields
         elif event == Event.SIGNATURE_COMPLETED:
             self._complete(where, fields)
-        elif event == Event.INTENT_CLOSED or (
+        elif event in (Event.INTENT_CLOSED, Event.SIGNATURE_FAILED):
+            intent = int(fields.get("intent", -1))
+            ended = self._open.pop(intent, None)
             # A token whose answer did not come in time may still give it.
-            event == Event.SIGNATURE_FAILED and fields.get("outcome") != IntentState.UNKNOWN
-        ):
-            self._open.pop(int(fields.get("intent", -1)), None)
+            if ended is not None and fields.get("outcome") == IntentState.UNKNOWN:
+                self._unknown[intent] = ended
 
     def _bind(self, where: str, fields: Fields) -> None:
         place = hashlib.sha256(place_of(fields).encode()).digest()[:16]
@@ -170,7 +172,8 @@ class _Story:
             self._report.flaw(where, f"{place_of(fields)} has two payloads")
 
     def _complete(self, where: str, fields: Fields) -> None:
-        announced = self._open.pop(int(fields.get("intent", -1)), None)
+        intent = int(fields.get("intent", -1))
+        announced = self._open.pop(intent, None) or self._unknown.pop(intent, None)
         if wrong := differing(announced, {name: fields.get(name) for name in _SAME}):
             self._report.flaw(where, f"its announcement differs in {wrong}")
         self._report.signatures += 1
