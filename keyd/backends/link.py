@@ -72,9 +72,9 @@ class WorkerLink:
             current.channel.close()
 
     def kill_if_hung(self, now: float) -> None:
-        """End a worker that has kept a request beyond its limit."""
+        """End a worker that has kept a request beyond its limit, or was stopped by a signal."""
         current = self._current
-        if current is not None and self._queue.overdue(now):
+        if current is not None and (self._queue.overdue(now) or current.worker.stopped()):
             _log.warning("token_worker_hung", token=self._config.name, pid=current.worker.pid)
             self._hung = current.channel
             current.worker.kill()

@@ -51,6 +51,15 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def stopped(self) -> bool:
+        """Whether a signal has stopped it (state T of proc(5)): it will answer nothing."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:  # noqa: PTH123 - ten times a second
+                # The name in brackets may hold anything.
+                return file.read().rpartition(b")")[2].lstrip().startswith(b"T")
+        except OSError:
+            return False
+
     def kill(self) -> None:
         """SIGKILL; harmless when it is gone."""
         self._process.kill()

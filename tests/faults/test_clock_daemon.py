@@ -32,6 +32,7 @@ from keyd_protos.v1 import (
     tokens_pb2_grpc,
 )
 from tests.daemon import OPAQUE_KEY, REPOSITORY, TOKEN, Installation
+from tests.faults.shim import put_shim
 from tests.recording import check_disk, check_entries, entries_of
 from tests.running import Daemon
 from tests.serving import Refusal
@@ -245,18 +246,18 @@ def test_small_steps_move_the_window_and_no_deadline(
 
 @pytest.mark.parametrize("jump", [0, 900 * DAY_S, -900 * DAY_S])
 def test_calls_under_way_keep_their_deadline(
-    moved: Moved, channel: grpc.Channel, jump: int
+    moved: Moved, channel: grpc.Channel, shim_module: Path, jump: int
 ) -> None:
     """The token hangs, the clock jumps: the deadline, the watchdog and streams do not notice."""
+    orders = put_shim(moved.installation, shim_module, sign_timeout_s=TOKEN_TIMEOUT_S)
     with tallied(Promise.TOKENS_RECOVER, HUNG) as tally, moved.serve() as daemon:
         daemon.wait_for("daemon_ready")
-        worker = daemon.wait_for("token_worker_started")["pid"]
         assert outcome_of(channel, request(2, ahead(1))) == "signed"
         watching = tokens_pb2_grpc.TokenServiceStub(channel).WatchTokens(
             tokens_pb2.WatchTokensRequest(), timeout=WATCH_S
         )
         assert next(watching).token.name
-        os.kill(worker, signal.SIGSTOP)
+        orders.once("C_Sign", "hang")
         tally.injected()
         with ThreadPoolExecutor(1) as pool, moved.installation.client() as admin:
             size = admin.audit.size()

@@ -122,6 +122,26 @@ def test_a_worker_lost_under_load_is_replaced(
     assert worker_pids() == set()
 
 
+def test_a_stopped_worker_is_noticed_before_its_request_is_overdue(
+    softhsm: SoftHSMToken, journal: MemoryTokenJournal
+) -> None:
+    """Its limit of a minute need not pass, nor need anybody ask it for anything."""
+    with (
+        tallied(Promise.TOKENS_RECOVER, "SIGSTOP of an idle worker") as tally,
+        running(config_for(softhsm, sign_timeout_s=60.0), journal=journal) as fleet,
+    ):
+        token = fleet.get("test")
+        key = make_key(token, journal)
+        [pid] = worker_pids()
+        os.kill(pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        tally.injected()
+        wait_until(lambda: worker_pids() - {pid} != set(), "a new worker")
+        sign_when_back(token, key)
+        tally.recovered(time.monotonic() - stopped)
+        print(f"signs again {time.monotonic() - stopped:.2f} s after SIGSTOP")
+
+
 def test_no_zombie_and_no_worker_outlives_its_fleet(
     softhsm: SoftHSMToken, journal: MemoryTokenJournal
 ) -> None:
