@@ -80,11 +80,13 @@ class Installation:
     def recorder(self, principal: str = "release") -> Recorder:
         return Recorder(self.client(principal), REPOSITORY)
 
-    def serve(self, failpoint: str = "", launcher: tuple[str, ...] = ()) -> Daemon:
+    def serve(
+        self, failpoint: str = "", launcher: tuple[str, ...] = (), options: tuple[str, ...] = ()
+    ) -> Daemon:
         """The daemon, with a log of its own; `failpoint` is passed only after `arm`."""
         log = self.root / f"log-{len(list(self.root.glob('log-*')))}"
         environment = {"KEYD_FAILPOINT": f"{failpoint}@{self._armed}"} if failpoint else {}
-        command = ["serve", "--config", str(self.config), *_ALLOW_ROOT]
+        command = ["serve", "--config", str(self.config), *_ALLOW_ROOT, *options]
         return Daemon(command, log, environment, launcher)
 
     def arm(self) -> None:

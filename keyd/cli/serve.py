@@ -10,7 +10,7 @@ import click
 
 from keyd.cli.options import config_option, examples, set_option
 from keyd.config.load import load_settings
-from keyd.daemon.hardening import harden_process, refuse_root
+from keyd.daemon.hardening import harden_process, refuse_foreign_code, refuse_root
 from keyd.daemon.logs import configure_logs
 from keyd.daemon.run import run
 
@@ -25,7 +25,18 @@ from keyd.daemon.run import run
 @config_option
 @set_option
 @click.option("--allow-root", is_flag=True, help="Run although this is uid 0.")
-def serve(*, config_path: Path, overrides: Mapping[str, str], allow_root: bool) -> None:
+@click.option(
+    "--allow-foreign-code",
+    is_flag=True,
+    help="Run although variables like LD_PRELOAD may load other code.",
+)
+def serve(
+    *,
+    config_path: Path,
+    overrides: Mapping[str, str],
+    allow_root: bool,
+    allow_foreign_code: bool,
+) -> None:
     """Run the daemon.
 
     It stays in the foreground, logs to stderr, tells systemd when it is ready, reads certificates
@@ -34,5 +45,6 @@ def serve(*, config_path: Path, overrides: Mapping[str, str], allow_root: bool) 
     refuse_root(allow_root)
     harden_process()
     settings = load_settings(config_path, os.environ, overrides)
+    refuse_foreign_code(allow_foreign_code or settings.daemon.development)
     configure_logs(settings.log.level, settings.log.format)
     run(settings)

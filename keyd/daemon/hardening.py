@@ -9,6 +9,18 @@ import resource
 from keyd.errors import NotAllowed
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
+# Of ld.so(8), Python, OpenSSL and iconv(3).
+_LOADING_VARIABLES = (
+    "LD_PRELOAD",
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "OPENSSL_CONF",
+    "OPENSSL_MODULES",
+    "OPENSSL_ENGINES",
+    "GCONV_PATH",
+)
 
 
 def refuse_root(allow_root: bool) -> None:
@@ -22,8 +34,19 @@ def refuse_root(allow_root: bool) -> None:
 
 
 def loading_variables() -> list[str]:
-    """Variables of ld.so(8) in force that let code in which nobody configured here."""
-    return [name for name in ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH") if os.environ.get(name)]
+    """Variables in force by which libraries load code that nobody configured here."""
+    return [name for name in _LOADING_VARIABLES if os.environ.get(name)]
+
+
+def refuse_foreign_code(allow_foreign_code: bool) -> None:
+    """Raises: NotAllowed (FOREIGN_CODE) when such variables are set, unless that was asked for."""
+    found = loading_variables()
+    if found and not allow_foreign_code:
+        raise NotAllowed(
+            "FOREIGN_CODE",
+            f"{', '.join(found)} may load other code into keyd, which would see PINs and payloads: "
+            "unset it, or add --allow-foreign-code",
+        )
 
 
 def harden_process() -> None:

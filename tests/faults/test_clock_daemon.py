@@ -71,7 +71,8 @@ class Moved:
     def serve(self, offset_s: int = 0) -> Daemon:
         self.file.write_bytes(struct.pack("=q", offset_s))
         preload = f"LD_PRELOAD={self.library}", f"KEYD_CLOCK_FILE={self.file}"
-        return self.installation.serve(launcher=("env", *preload))
+        options = ("--allow-foreign-code",)
+        return self.installation.serve(launcher=("env", *preload), options=options)
 
 
 @pytest.fixture(scope="session")

@@ -394,9 +394,17 @@ def test_checkpoints_follow_the_log_by_themselves(site: Site) -> None:
         assert daemon.stop() == 0
 
 
-def test_code_that_is_loaded_beside_the_daemon_is_told(site: Site) -> None:
-    """Whoever starts it may do so, but a typed PIN passes through that code as well."""
-    with site.serve(environment={"LD_LIBRARY_PATH": "/nonexistent"}) as daemon:
+@pytest.mark.parametrize("variable", ["LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH"])
+def test_code_that_may_be_loaded_beside_the_daemon_is_refused(site: Site, variable: str) -> None:
+    """A typed PIN passes through that code as well."""
+    with site.serve(environment={variable: "/nonexistent"}) as daemon:
+        assert daemon.running.wait(30) == 77
+        assert "FOREIGN_CODE" in daemon.log.read_text()
+
+
+def test_code_that_was_allowed_beside_the_daemon_is_told_and_no_worker_has_it(site: Site) -> None:
+    allowed = {"LD_LIBRARY_PATH": "/nonexistent"}
+    with site.serve("--allow-foreign-code", environment=allowed) as daemon:
         told = daemon.wait_for("foreign_code_possible")
         assert (told["variable"], told["level"]) == ("LD_LIBRARY_PATH", "warning")
         worker = daemon.wait_for("token_worker_started")["pid"]
