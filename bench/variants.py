@@ -101,7 +101,7 @@ def _slow_module(place: Place) -> Iterator[Place]:
         module = Path(base) / "shim.so"
         flags = ["-O1", "-shared", "-fPIC"]
         subprocess.run(["cc", *flags, "-o", module, _SHIM, "-ldl"], check=True)
-        (Path(base) / "C_Sign.always").write_text(f"delay {1000 * SIGNING_S:.0f}\n")
+        (Path(base) / "C_Sign.always").write_text(f"toil {1000 * SIGNING_S:.0f}\n")
         behind = place.setting("module")
         variables = {"KEYD_SHIM_MODULE": behind, "KEYD_SHIM_DIR": base}
         told = "".join(f', {name} = "{value}"' for name, value in variables.items())

@@ -10,6 +10,7 @@
  *   foreign              return the signature before it instead
  *   truncate             tell half the length of every value C_GetAttributeValue returned
  *   delay MS             take so much longer
+ *   toil MS              take so much longer to make a signature, but not to tell its length
  *   logout               log out on the session of the first argument, then work
  *   hang | abort | exit | segfault | print
  *
@@ -48,7 +49,7 @@ static void count(const char *name) {
         close(file);
 }
 
-/* Whether an order changes what the module returned, which asking for a length does not return. */
+/* Whether an order concerns what the module returns, which asking for a length does not return. */
 static int alters(const char *line) {
     return strchr("fzst", line[0]) ? strncmp(line, "segfault", 8) : !strncmp(line, "long", 4);
 }
@@ -82,6 +83,8 @@ static void misbehave(const char *line) {
         raise(SIGSEGV);
     if (!strncmp(line, "delay", 5))
         usleep(1000 * (useconds_t)atoi(line + 5));
+    if (!strncmp(line, "toil", 4))
+        usleep(1000 * (useconds_t)atoi(line + 4));
     if (!strncmp(line, "print", 5)) {
         printf("chatter on stdout\n");
         fflush(stdout);
