@@ -3,8 +3,9 @@
 One snapshot of the ledger, one commit and one exchange with the token then serve all of them, which
 costs little more than serving one; with dozens of callers most of a call is otherwise spent on
 waking threads. Nobody waits for company: a call that finds its key idle goes alone, and whatever
-arrives meanwhile is the next group. Where the token takes most of the time, the next group is
-judged while the last one is at the token; elsewhere two small groups would be made of a large one.
+arrives meanwhile is the next group. Where the token takes most of the time, the next groups, smaller
+ones, are judged while others are at the token, so that it always has something to do; elsewhere
+several small groups would be made of a large one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 R = TypeVar("R")
 
-# One is judged while the token has the other.
-_UNDER_WAY = 2
+# With a slow token: one is judged while the token has the others.
+_UNDER_WAY_SLOW = 4
+_MOST_SLOW = 16
 # So much longer must a group's second half take for the next group to begin beside it.
 _SLOW = 1.5
 _KEYS_KEPT = 1024
@@ -55,18 +57,18 @@ class _Queue(Generic[A, R]):
 
     def may_begin(self) -> bool:
         """Whether another group may begin now."""
-        return not self.beginning and self.under_way < _UNDER_WAY
+        return not self.beginning and self.under_way < _UNDER_WAY_SLOW
 
     def begin(self) -> None:
         """Count a group that begins."""
         self.under_way += 1
         self.beginning = True
 
-    def next_group(self) -> list[_Seat[A, R]]:
+    def next_group(self, most: int) -> list[_Seat[A, R]]:
         """Take those who waited longest, as many as go together."""
         group = [self.seats.popleft()]
         size = group[0].size
-        while self.seats and len(group) < _MOST and size + self.seats[0].size <= _MOST_BYTES:
+        while self.seats and len(group) < most and size + self.seats[0].size <= _MOST_BYTES:
             group.append(self.seats.popleft())
             size += group[-1].size
         return group
@@ -171,7 +173,7 @@ class SigningGroups(Generic[A, B, R]):
                 queue.beginning = False
             if queue.seats and queue.may_begin():
                 queue.begin()
-                group = queue.next_group()
+                group = queue.next_group(_MOST_SLOW if key in self._slow else _MOST)
                 group[0].group = group
                 group[0].woken.release()
             elif not (queue.seats or queue.under_way):

@@ -103,14 +103,16 @@ def test_a_slow_token_has_the_next_group_judged_meanwhile(calls: Calls, work: Wo
     assert first.result(WAIT_S) == 10
     work.open.clear()
     futures = []
-    for number in (2, 3):
+    for number in (2, 3, 4, 5):
         futures.append(calls.call(number))
         assert work.begun.acquire(timeout=WAIT_S)
-    futures.append(calls.call(4))
-    calls.wait_queued(1)
-    assert work.groups == [[1], [2], [3]]
+    for count, number in enumerate(range(6, 26), start=1):
+        futures.append(calls.call(number))
+        calls.wait_queued(count)
+    assert work.groups == [[1], [2], [3], [4], [5]]
     work.open.set()
-    assert [each.result(WAIT_S) for each in futures] == [20, 30, 40]
+    assert [each.result(WAIT_S) for each in futures] == [n * 10 for n in range(2, 26)]
+    assert work.groups[5] == list(range(6, 22))
     assert not calls.groups._queues
 
 
@@ -134,7 +136,7 @@ def test_groups_are_bounded_in_number_and_bytes(calls: Calls, work: Work) -> Non
     work.open.set()
     assert [future.result(WAIT_S) for future in futures] == [n * 10 for n in range(1, 90)]
     assert work.groups[1] == [2, 3]
-    assert max(map(len, work.groups)) == 64
+    assert max(map(len, work.groups)) <= 64
 
 
 def test_one_defect_fails_one_call(calls: Calls, work: Work) -> None:
