@@ -128,6 +128,9 @@ class TokenJournal(Protocol):
 class View(Protocol):
     """Reading recorded state; one consistent moment."""
 
+    def expect(self, roles: Sequence[tuple[str, str]], requests: Sequence[tuple[str, str]]) -> None:
+        """These (repository, role) and (principal, request id) will be read: better at once."""
+
     def identity(self) -> LedgerIdentity: ...
 
     def key(self, name: str) -> Key | None: ...

@@ -16,6 +16,7 @@ JUMP_S = 300.0
 _DRIFT = 0.01
 # Nothing signed by this code can be older than the code.
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+_EARLIEST_S = EARLIEST.timestamp()
 
 
 def _boot_seconds() -> float:
@@ -47,7 +48,7 @@ class SystemClock:
             wall, since_boot = self._wall(), self._since_boot()
             self._check_steps(wall, since_boot)
             self._seen = wall, since_boot
-        if wall < EARLIEST.timestamp():
+        if wall < _EARLIEST_S:
             raise BackendUnavailable(
                 "CLOCK_BEFORE_BUILD",
                 f"the system clock is before {EARLIEST:%Y-%m-%d}; set it right",

@@ -14,6 +14,7 @@ from keyd.domain.methods import METHODS, Resource
 from keyd.domain.trust import TOP_LEVEL
 
 PRINCIPAL_KINDS = ("unix", "uri", "dns")
+_RESOURCES = tuple(Resource)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Action:
 
     def touches(self, resource: Resource) -> str:
         """The name of what is touched, or ""."""
-        name: str = getattr(self, resource.value)
+        # A StrEnum's member is its value.
+        name: str = getattr(self, resource)
         return name
 
 
@@ -116,7 +118,7 @@ def decide(policy: Policy, caller: Caller, action: Action) -> Decision:
     """Judge one call: allowed by the first grant that covers all it touches, else denied."""
     if action.method not in METHODS:
         return Decision(False, None, f"there is no method {action.method!r}")
-    for resource in Resource:
+    for resource in _RESOURCES:
         if resource in METHODS[action.method] and not action.touches(resource):
             return Decision(False, None, f"{action.method} needs a {resource}, none was named")
     nearest: Grant | None = None
@@ -138,8 +140,8 @@ def _examine(grant: Grant, caller: Caller, action: Action) -> tuple[int, str]:
         return 0, f"does not name the principal {caller.principal!r}"
     if action.method not in grant.methods:
         return 1, f"does not name the method {action.method}"
-    touched = [(resource, action.touches(resource)) for resource in Resource]
-    for passed, (resource, name) in enumerate(touched, start=2):
+    for passed, resource in enumerate(_RESOURCES, start=2):
+        name = action.touches(resource)
         if name and not grant.covers(resource, name):
             return passed, f"does not name the {resource} {name!r}"
-    return 2 + len(touched), ""
+    return 2 + len(_RESOURCES), ""

@@ -82,9 +82,15 @@ class _Shape:
 
 
 def _map_of(item: _Shape) -> _Shape:
+    kind, look = item.kind, item.descend
+
     def descend(inspection: Inspection, value: dict[str, Any], path: Path) -> None:
         for name, member in value.items():
-            inspection.visit(member, item, (path, name))
+            # As `Inspection.visit`, which most members need not be brought to.
+            if type(member) is not kind:
+                inspection.visit(member, item, (path, name))
+            elif look is not None:
+                look(inspection, member, (path, name))
 
     return _Shape(dict, descend)
 
@@ -110,12 +116,15 @@ def _members(
         for name, member in value.items():
             shape = known.get(name)
             if shape is not None:
-                inspection.visit(member, shape, (path, name))
+                if type(member) is not shape.kind:
+                    inspection.visit(member, shape, (path, name))
+                elif shape.descend is not None:
+                    shape.descend(inspection, member, (path, name))
             elif not (name.startswith("x-") or name in inspection.extra_members):
                 message = "unknown member: prefix it with `x-`, or list it in the role's rules"
                 inspection.add("MEMBER_UNKNOWN", (path, name), message)
-        for name in required:
-            if name not in value:
+        if not required.keys() <= value.keys():
+            for name in (each for each in required if each not in value):
                 inspection.add("MEMBER_MISSING", (path, name), "add this member")
         if any_of and value.keys().isdisjoint(any_of):
             inspection.add("MEMBER_MISSING", path, "add " + " or ".join(any_of))

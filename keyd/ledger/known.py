@@ -34,8 +34,8 @@ class Known:
     roles: dict[tuple[str, str], Role | None] = field(default_factory=dict)
     reservations: dict[tuple[str, str, int, int], Held | None] = field(default_factory=dict)
     keys: dict[str, Key | None] = field(default_factory=dict)
-    # Whether the accepted metadata of (repository, role) delegates.
-    delegates: dict[tuple[str, str], bool] = field(default_factory=dict)
+    # The roles of a repository whose accepted metadata delegates.
+    delegating: dict[str, frozenset[str]] = field(default_factory=dict)
     # The highest lost version by (repository, role, epoch); None: not read yet.
     lost: dict[tuple[str, str, int], int] | None = None
     # The id of the newest reservation; ids of reservations that were undone are not used again.
@@ -63,6 +63,6 @@ class Known:
 
     def trim(self) -> None:
         """Between groups, when SQLite has everything: forget what became too much."""
-        for records in (self.roles, self.reservations, self.keys, self.delegates):
+        for records in (self.roles, self.reservations, self.keys, self.delegating):
             if len(records) > _KEPT:
                 records.clear()

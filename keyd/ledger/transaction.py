@@ -36,7 +36,17 @@ PUT_SETTING = (
     "INSERT INTO settings VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
 _RAISE_REVISION = "UPDATE repositories SET revision = revision + 1 WHERE name = ?"
-_DELEGATES = "SELECT EXISTS (SELECT 1 FROM delegations WHERE repository = ? AND delegator = ?)"
+# One look-up for each delegator, however many roles it has.
+_DELEGATING = """
+WITH RECURSIVE found(delegator) AS (
+    SELECT min(delegator) FROM delegations WHERE repository = :repository AND delegator > ''
+    UNION ALL
+    SELECT (SELECT min(delegator) FROM delegations
+        WHERE repository = :repository AND delegator > found.delegator)
+    FROM found WHERE found.delegator IS NOT NULL
+)
+SELECT delegator FROM found WHERE delegator IS NOT NULL
+"""
 _DROP_DELEGATION = (
     "DELETE FROM delegations WHERE repository = ? AND delegator = ? AND role = ? "
     "AND bit_length = ? AND fingerprint = ?"
@@ -132,7 +142,8 @@ class SqliteTransaction(VersionWriting):
     def put_delegations(
         self, repository: str, delegator: str, delegations: Sequence[Delegation]
     ) -> None:
-        if not delegations and not self._delegates(repository, delegator):
+        delegating = self._delegating(repository)
+        if not delegations and delegator not in delegating:
             return
         # Thousands of bins rarely change at once: write the difference only.
         before = {
@@ -143,13 +154,15 @@ class SqliteTransaction(VersionWriting):
         self._staging.protect()
         for sql, rows in ((_DROP_DELEGATION, before - after), (_ADD_DELEGATION, after - before)):
             self._connection.executemany(sql, [(repository, delegator, *row) for row in rows])
-        self._known.put(self._known.delegates, (repository, delegator), bool(delegations))
+        now = delegating | {delegator} if delegations else delegating - {delegator}
+        self._known.put(self._known.delegating, repository, now)
 
-    def _delegates(self, repository: str, role: str) -> bool:
-        known, named = self._known.delegates, (repository, role)
-        if named not in known:
-            known[named] = bool(self._execute(_DELEGATES, named).fetchone()[0])
-        return known[named]
+    def _delegating(self, repository: str) -> frozenset[str]:
+        known = self._known.delegating
+        if repository not in known:
+            rows = self._execute(_DELEGATING, {"repository": repository}).fetchall()
+            known[repository] = frozenset(delegator for (delegator,) in rows)
+        return known[repository]
 
     # --- repositories and roles ---------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from keyd.domain.records import (
     Role,
     StoredSignature,
     VersionRecord,
+    altered,
 )
 from keyd.errors import AlreadyExists, Equivocation, PolicyViolation, StateCorrupt
 from keyd.ledger import codec
@@ -203,7 +204,7 @@ class VersionWriting(SqliteView):
         if _PROGRESS[state] < _PROGRESS[held.record.state] or _is_final(held.record.state):
             raise invariant(f"a reservation does not go from {held.record.state} to {state}")
         self._staging.put(STATES, (state.value, held.number))
-        now = held._replace(record=replace(held.record, state=state))
+        now = held._replace(record=altered(held.record, state=state))
         self._hold(held.record, None if state is ReservationState.VOIDED else now)
 
     def _hold(self, about: Reservation, held: Held | None) -> None:
@@ -238,7 +239,7 @@ class VersionWriting(SqliteView):
 
     def _stage_role(self, role: Role, high_water: int) -> None:
         """Write the role as it is from now on, its mark and its revision raised."""
-        raised = replace(role, high_water=high_water, revision=role.revision + 1)
+        raised = altered(role, high_water=high_water, revision=role.revision + 1)
         self._staging.put(ROLES, codec.role_row(raised))
         self._known.put(self._known.roles, (role.repository, role.name), raised)
 

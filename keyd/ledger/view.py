@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 from keyd.domain.audit import Checkpoint, Leaf
@@ -66,6 +66,17 @@ _BINS = (
     "SELECT DISTINCT delegator, role, bit_length FROM delegations "
     "WHERE repository = ? AND bit_length > 0"
 )
+_REQUEST = "SELECT principal, request_id, body_digest, outcome, at FROM requests"
+_REQUEST_NAMED = f"{_REQUEST} WHERE principal = ? AND request_id = ?"
+# Many at once. CROSS JOIN keeps the order of the tables: each that is wanted is looked up.
+_WANTED = (
+    "FROM json_each(?) AS wanted CROSS JOIN {table} "
+    "ON {0} = json_extract(wanted.value, '$[0]') AND {1} = json_extract(wanted.value, '$[1]')"
+)
+_ROLES_WANTED = _ROLE.replace("FROM roles", _WANTED.format("repository", "name", table="roles"))
+_REQUESTS_WANTED = _REQUEST.replace(
+    "FROM requests", _WANTED.format("principal", "request_id", table="requests")
+)
 _INTENT = "SELECT leaf, kind, key, subject, digest, state FROM intents"
 # A version is known when it was accepted or imported, or is reserved here. One statement looks up
 # any number: a snapshot may refer to thousands of roles. CROSS JOIN keeps the order of the tables:
@@ -121,6 +132,9 @@ class SqliteView:
     def setting(self, name: str) -> str | None:
         row = self._execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
+
+    def expect(self, roles: Sequence[tuple[str, str]], requests: Sequence[tuple[str, str]]) -> None:
+        """Nothing is kept here, so nothing is read ahead."""
 
     # --- keys ---------------------------------------------------------------------------------
 
@@ -250,8 +264,7 @@ class SqliteView:
     def request(self, principal: str, request_id: str) -> RequestRecord | None:
         return self._one(
             codec.request_of,
-            "SELECT principal, request_id, body_digest, outcome, at FROM requests "
-            "WHERE principal = ? AND request_id = ?",
+            _REQUEST_NAMED,
             principal,
             request_id,
         )
@@ -315,6 +328,17 @@ class Snapshot(SqliteView):
     def __init__(self, connection: sqlite3.Connection, log: StoredLog) -> None:
         super().__init__(connection, log)
         self._known: dict[tuple[object, ...], object] = {}
+
+    def expect(self, roles: Sequence[tuple[str, str]], requests: Sequence[tuple[str, str]]) -> None:
+        for make, single, many, wanted in (
+            (codec.role_of, _ROLE_NAMED, _ROLES_WANTED, roles),
+            (codec.request_of, _REQUEST_NAMED, _REQUESTS_WANTED, requests),
+        ):
+            if not wanted:
+                continue
+            self._known.update({(single, *named): None for named in wanted})
+            for row in self._execute(many, (json.dumps(wanted),)).fetchall():
+                self._known[(single, row[0], row[1])] = decode(make, row)
 
     def _one(self, make: Callable[[Row], T], sql: str, *values: object) -> T | None:
         asked = (sql, *values)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from keyd.domain.delegations import delegated_keys
 from keyd.domain.keys import Content, KeyState
 from keyd.domain.payload import Payload
-from keyd.domain.records import Reservation, ReservationState, VersionRecord
+from keyd.domain.records import Reservation, ReservationState, VersionRecord, altered
 from keyd.domain.trust import RepositoryState
 from keyd.ports import Transaction, View
 from keyd.services.evidence import role_or_new, sets_now
@@ -42,7 +42,7 @@ def _lists_stand(view: View, reservation: Reservation) -> bool:
 
 def accept(tx: Transaction, reservation: Reservation, payload: Payload) -> Reservation:
     """Record that a reserved payload is trusted from now on, with all that this changes."""
-    accepted = replace(reservation, state=ReservationState.ACCEPTED)
+    accepted = altered(reservation, state=ReservationState.ACCEPTED)
     tx.put_reservation(accepted, payload.raw)
     record = VersionRecord(
         repository=reservation.repository,
@@ -63,7 +63,7 @@ def trust(tx: Transaction, record: VersionRecord, payload: Payload) -> None:
     if record.version < role.trusted_version or record.digest == role.trusted_digest:
         return
     tx.put_role(
-        replace(
+        altered(
             role,
             high_water=max(role.high_water, record.version),
             trusted_version=record.version,

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from keyd.domain.audit import Entry, Event
 from keyd.domain.payload import Payload
-from keyd.domain.records import IntentState, Reservation, ReservationState, StoredSignature
+from keyd.domain.records import (
+    IntentState,
+    Reservation,
+    ReservationState,
+    StoredSignature,
+    altered,
+)
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction
@@ -59,7 +65,7 @@ def _completed(
             discarded=fingerprint in made,
         )
         leaf = tx.append(entry)
-        tx.put_intent(replace(reserved.intent, state=IntentState.COMPLETED))
+        tx.put_intent(altered(reserved.intent, state=IntentState.COMPLETED))
         if fingerprint in made:
             # Two calls for the same bytes met at the token: the one recorded first stands.
             return released(

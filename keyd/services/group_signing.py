@@ -3,8 +3,8 @@
 One snapshot of the ledger, one commit and one exchange with the token then serve all of them, which
 costs little more than serving one; with dozens of callers most of a call is otherwise spent on
 waking threads. Nobody waits for company: a call that finds its key idle goes alone, and whatever
-arrives meanwhile is the next group. Where the token takes most of the time, the next groups, smaller
-ones, are judged while others are at the token, so that it always has something to do; elsewhere
+arrives meanwhile is the next group. Where the token takes most of the time, the next groups are
+judged while others are at the token, smaller ones, so that it always has something to do; elsewhere
 several small groups would be made of a large one.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from keyd.domain.keys import Key
 from keyd.domain.payload import Payload, parse
@@ -45,11 +46,20 @@ class SigningRequest:
         """What is asked for, for the log."""
         return "/".join(part for part in (self.repository, self.role, self.key) if part)
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the payload, 64 lower-case hex digits."""
+        return hashlib.sha256(self.payload).hexdigest()
+
     def body_digest(self) -> str:
         """SHA-256 over all that the request means, to recognise a reused request id."""
+        return self._body_digest
+
+    @cached_property
+    def _body_digest(self) -> str:
         parts = (self.key, self.repository, self.role, self.confirmed_change)
         digest = hashlib.sha256("\0".join(parts).encode() + b"\0")
-        digest.update(hashlib.sha256(self.payload).digest())
+        digest.update(bytes.fromhex(self.digest))
         return digest.hexdigest()
 
 
@@ -105,7 +115,7 @@ def read_request(
 def _check_digest(request: SigningRequest) -> None:
     if not request.payload_sha256:
         return
-    if hashlib.sha256(request.payload).hexdigest() != request.payload_sha256:
+    if request.digest != request.payload_sha256:
         raise InvalidRequest(
             "PAYLOAD_CHECKSUM_MISMATCH",
             "the payload does not have the digest the request states; it was damaged on its way",

@@ -61,7 +61,7 @@ def reserve(world: World, prepared: Prepared) -> Callable[[Transaction], Reserve
             state=IntentState.OPEN,
         )
         tx.put_intent(intent)
-        _remember_request(tx, world, prepared)
+        _remember_request(tx, prepared, announcement.at)
         return Reserved(prepared, reservation, intent)
 
     return work
@@ -120,7 +120,7 @@ def _announcement(world: World, prepared: Prepared) -> Entry:
     )
 
 
-def _remember_request(tx: Transaction, world: World, prepared: Prepared) -> None:
+def _remember_request(tx: Transaction, prepared: Prepared, at: datetime) -> None:
     request = prepared.request
     if request.request_id:
         tx.put_request(
@@ -129,6 +129,6 @@ def _remember_request(tx: Transaction, world: World, prepared: Prepared) -> None
                 request_id=request.request_id,
                 body_digest=request.body_digest(),
                 outcome=prepared.subject,
-                at=world.clock.now(),
+                at=at,
             )
         )

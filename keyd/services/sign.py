@@ -167,9 +167,14 @@ class Batch:
 
     def _prepare(self, waiting: Sequence[int]) -> dict[int, Prepared]:
         """Judge each request on one snapshot of the ledger; settle the replayed and refused."""
-        found = self.world.ledger.read(
-            lambda view: [self._prepare_one(view, self.asks[place]) for place in waiting]
-        )
+        asks = [self.asks[place] for place in waiting]
+
+        def prepare_all(view: View) -> list[Prepared | Outcome]:
+            if len(asks) > 1:
+                _announce(view, asks)
+            return [self._prepare_one(view, ask) for ask in asks]
+
+        found = self.world.ledger.read(prepare_all)
         ready: dict[int, Prepared] = {}
         for place, result in zip(waiting, found, strict=True):
             if isinstance(result, Prepared):
@@ -205,6 +210,15 @@ def _awaited(world: World, reserved: Reserved) -> Awaited:
         return outcome
 
     return Awaited(reserved.prepared.key, reserved.prepared.payload.raw, record)
+
+
+def _announce(view: View, asks: Sequence[Ask]) -> None:
+    """Have read together what every payload of a group will ask for by itself."""
+    named = [(ask.caller.principal, ask.request) for ask in asks]
+    view.expect(
+        [(each.repository, each.role) for _, each in named],
+        [(principal, each.request_id) for principal, each in named if each.request_id],
+    )
 
 
 def _waves(requests: Sequence[SigningRequest]) -> Iterator[list[int]]:

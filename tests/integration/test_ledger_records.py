@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from keyd.errors import AlreadyExists, Equivocation, KeydError, PolicyViolation,
 from keyd.ledger.sqlite import SqliteLedger
 from keyd.ledger.token_journal import LedgerTokenJournal
 from keyd.ledger.transaction import SqliteTransaction
+from keyd.ledger.view import SqliteView
 from tests.ledgers import (
     KEY,
     LOG_KEY,
@@ -516,3 +518,24 @@ def test_token_journal(ledger: SqliteLedger, tmp_path: Path) -> None:
     journal.record_quarantine("soft", None)
     assert (journal.pin_attempt("soft"), journal.quarantined("soft")) == (None, None)
     reopened.close()
+
+
+def test_what_is_read_ahead_is_what_would_be_read(ledger: SqliteLedger) -> None:
+    record = RequestRecord("unix:ci", "id-1", "0" * 64, "signed", NOW)
+    other = replace(record, principal="unix:other", outcome="other")
+    ledger.transact(reserve(1))
+    for each in (record, other):
+        ledger.transact(partial(SqliteTransaction.put_request, record=each))
+    roles = [(REPOSITORY, "targets"), (REPOSITORY, "no such role"), ("none", "targets")]
+    requests = [("unix:ci", "id-1"), ("unix:ci", 'id"2'), ("unix:other", "id-1")]
+
+    def read(view: SqliteView) -> list[object]:
+        return [*(view.role(*each) for each in roles), *(view.request(*each) for each in requests)]
+
+    def read_ahead(view: SqliteView) -> list[object]:
+        view.expect(roles, requests)
+        return read(view)
+
+    found = ledger.read(read_ahead)
+    assert found == ledger.read(read)
+    assert [each is None for each in found] == [False, True, True, False, True, False]
