@@ -24,8 +24,8 @@ B = TypeVar("B")
 R = TypeVar("R")
 
 # With a slow token: one is judged while the token has the others.
-_UNDER_WAY_SLOW = 4
-_MOST_SLOW = 16
+_UNDER_WAY_SLOW = 3
+_MOST_SLOW = 32
 # So much longer must a group's second half take for the next group to begin beside it.
 _SLOW = 1.5
 _KEYS_KEPT = 1024
