@@ -1,0 +1,248 @@
+"""Operations that officers decide on, each with the exact bytes that an approval is bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from keyd.domain import canonical
+from keyd.domain.officers import Officer, officer_json, officer_of
+from keyd.domain.policy import Action
+from keyd.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class SignMetadata:
+    """Let one payload be signed for one version of a role, by any key that the role lists."""
+
+    kind: ClassVar[str] = "sign_metadata"
+    repository: str
+    role: str
+    epoch: int
+    version: int
+    payload_sha256: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return f"sign {self.repository}/{self.role} version {self.version}"
+
+
+@dataclass(frozen=True)
+class ChangeKeyState:
+    """Take a key from one life state to another (`keyd.domain.keys.KeyState`)."""
+
+    kind: ClassVar[str] = "change_key_state"
+    key: str
+    key_sha256: str
+    before: str
+    after: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return f"key {self.key} ({self.key_sha256[:16]}): {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True)
+class SetRoleRules:
+    """Set the rule levels of a role; `rules` is their canonical JSON."""
+
+    kind: ClassVar[str] = "set_role_rules"
+    repository: str
+    role: str
+    rules: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return f"rules of {self.repository}/{self.role}: {self.rules}"
+
+
+@dataclass(frozen=True)
+class VoidReservation:
+    """Let a version that is bound to a payload, below every threshold, have another one."""
+
+    kind: ClassVar[str] = "void_reservation"
+    repository: str
+    role: str
+    epoch: int
+    version: int
+    payload_sha256: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return (
+            f"void {self.repository}/{self.role} version {self.version}, "
+            f"bound to payload {self.payload_sha256[:16]}"
+        )
+
+
+@dataclass(frozen=True)
+class AcceptPolicy:
+    """Let a policy file hold although it permits more; `revision` is its SHA-256 in hex."""
+
+    kind: ClassVar[str] = "accept_policy"
+    revision: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return f"accept the policy file with SHA-256 {self.revision}"
+
+
+@dataclass(frozen=True)
+class ChangeOfficer:
+    """Enrol an officer, give one other keys, or revoke one: `officer` is the person afterwards.
+
+    `before` is the SHA-256 of the officer as they are now, "" for a new one.
+    """
+
+    kind: ClassVar[str] = "change_officer"
+    officer: str
+    before: str
+
+    @classmethod
+    def to(cls, officer: Officer, before: Officer | None) -> ChangeOfficer:
+        """The operation that makes an officer what is given."""
+        return cls(_officer_text(officer), officer_digest(before) if before else "")
+
+    @property
+    def person(self) -> Officer:
+        """The officer afterwards. Raises: InvalidRequest (OPERATION_MALFORMED)."""
+        try:
+            return officer_of(json.loads(self.officer))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _malformed("the officer cannot be read") from error
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        person = self.person
+        keys = ", ".join(
+            f"{k.fingerprint[:16]} {k.kind.value} {k.state.value}" for k in person.keys
+        )
+        groups = ", ".join(sorted(person.groups)) or "no group"
+        verb = "change" if self.before else "enrol"
+        return f"{verb} officer {person.name}: {person.state.value}, {groups}, keys {keys}"
+
+
+@dataclass(frozen=True)
+class SetBaseRule:
+    """Set how many officers every loosening needs."""
+
+    kind: ClassVar[str] = "set_base_rule"
+    threshold: int
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return f"set the base rule to {self.threshold} officers"
+
+
+@dataclass(frozen=True)
+class StartRotation:
+    """Begin a rotation by its plan."""
+
+    kind: ClassVar[str] = "start_rotation"
+    repository: str
+    plan_sha256: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return f"start the rotation of {self.repository} with plan {self.plan_sha256}"
+
+
+Operation = (
+    SignMetadata
+    | ChangeKeyState
+    | SetRoleRules
+    | VoidReservation
+    | AcceptPolicy
+    | ChangeOfficer
+    | SetBaseRule
+    | StartRotation
+)
+_KINDS: dict[str, type[Operation]] = {
+    kind.kind: kind
+    for kind in (
+        SignMetadata,
+        ChangeKeyState,
+        SetRoleRules,
+        VoidReservation,
+        AcceptPolicy,
+        ChangeOfficer,
+        SetBaseRule,
+        StartRotation,
+    )
+}
+_STATE_METHODS = {
+    "ACTIVE": "KeyService.ResumeKey",
+    "SUSPENDED": "KeyService.SuspendKey",
+    "DEACTIVATED": "KeyService.DeactivateKey",
+    "COMPROMISED": "KeyService.MarkKeyCompromised",
+    "DESTROYED": "KeyService.DestroyKey",
+}
+MAX_BYTES = 256 * 1024
+
+
+def encode(operation: Operation) -> bytes:
+    """Canonical JSON with a member `kind`: what proposals keep and approvals are bound to."""
+    return canonical.encode({"kind": operation.kind, **asdict(operation)})
+
+
+def digest(operation: Operation) -> str:
+    """SHA-256 (hex) of `encode`."""
+    return hashlib.sha256(encode(operation)).hexdigest()
+
+
+def decode(data: bytes) -> Operation:
+    """The inverse of `encode`. Raises: InvalidRequest (OPERATION_MALFORMED)."""
+    if len(data) > MAX_BYTES:
+        raise _malformed(f"it has more than {MAX_BYTES} bytes")
+    try:
+        document = json.loads(data)
+        members: dict[str, Any] = {name: document[name] for name in document if name != "kind"}
+        kind = _KINDS[document["kind"]]
+        wanted = {each.name: each.type for each in fields(kind)}
+        if {name: type(value).__name__ for name, value in members.items()} != wanted:
+            raise _malformed(f"{kind.kind} has exactly the members {', '.join(sorted(wanted))}")
+        operation = kind(**members)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _malformed("it is no operation that this keyd knows") from error
+    if encode(operation) != data:
+        raise _malformed("it is not in canonical form")
+    return operation
+
+
+def action(operation: Operation) -> Action:
+    """The call that the operation stands for: what grants and quorum rules are matched with."""
+    if isinstance(operation, SignMetadata):
+        return Action("SigningService.SignMetadata", operation.repository, operation.role)
+    if isinstance(operation, ChangeKeyState):
+        return Action(_STATE_METHODS[operation.after], key=operation.key)
+    if isinstance(operation, SetRoleRules):
+        return Action("RepositoryService.SetRoleRules", operation.repository, operation.role)
+    if isinstance(operation, VoidReservation):
+        return Action("RepositoryService.VoidReservation", operation.repository, operation.role)
+    if isinstance(operation, StartRotation):
+        return Action("RotationService.StartRotation", operation.repository)
+    if isinstance(operation, AcceptPolicy):
+        return Action("OfficerService.AcceptPolicy")
+    return Action("OfficerService.ChangeOfficers")
+
+
+def concerned(operation: Operation) -> frozenset[str]:
+    """Officers who neither count nor block: whom the operation is about."""
+    return (
+        frozenset({operation.person.name}) if isinstance(operation, ChangeOfficer) else frozenset()
+    )
+
+
+def officer_digest(officer: Officer) -> str:
+    """SHA-256 (hex) of an officer as the ledger knows them."""
+    return hashlib.sha256(_officer_text(officer).encode()).hexdigest()
+
+
+def _officer_text(officer: Officer) -> str:
+    return canonical.encode(officer_json(officer)).decode()
+
+
+def _malformed(why: str) -> InvalidRequest:
+    return InvalidRequest("OPERATION_MALFORMED", f"the operation cannot be read: {why}")
