@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from keyd.domain.audit import Checkpoint, Entry, Leaf
 from keyd.domain.keys import Key, KeySpec
+from keyd.domain.officers import Officer, OfficerSet
 from keyd.domain.records import (
     Delegation,
     Intent,
@@ -28,6 +29,7 @@ from keyd.domain.records import (
     TokenIdentity,
     VersionRecord,
 )
+from keyd.domain.records_quorum import Approval, Proposal
 from keyd.domain.tokens import FoundKey, SignItem, TokenEvent, TokenStatus
 
 T = TypeVar("T")
@@ -181,6 +183,22 @@ class View(Protocol):
 
     def open_intents(self) -> tuple[Intent, ...]: ...
 
+    def officers(self) -> OfficerSet: ...
+
+    def base_threshold(self) -> int:
+        """How many officers every loosening needs; 0: there are no officers yet."""
+
+    def proposal(self, name: str) -> Proposal | None: ...
+
+    def proposals(self) -> tuple[Proposal, ...]:
+        """All, oldest first."""
+
+    def open_proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
+        """Those that are not decided, of one operation or of all, oldest first."""
+
+    def approvals(self, proposal: str) -> tuple[Approval, ...]:
+        """What officers said, rejections included, oldest first."""
+
     def setting(self, name: str) -> str | None:
         """A ledger-wide setting, e.g. "log_key", "policy_digest"."""
 
@@ -228,6 +246,17 @@ class Transaction(View, Protocol):
     def put_opaque(self, record: OpaqueSignature) -> None: ...
 
     def put_intent(self, intent: Intent) -> None: ...
+
+    def put_officer(self, officer: Officer, leaf: int) -> None:
+        """Insert or change; `leaf` is the entry that says so."""
+
+    def put_base_threshold(self, threshold: int, leaf: int) -> None: ...
+
+    def put_proposal(self, proposal: Proposal) -> None:
+        """Insert, or update its state; a decided proposal stays as it is."""
+
+    def put_approval(self, approval: Approval) -> None:
+        """One for each proposal and officer, for ever."""
 
     def put_setting(self, name: str, value: str) -> None: ...
 

@@ -11,6 +11,7 @@ from keyd.domain import merkle
 from keyd.domain.audit import Checkpoint, Entry
 from keyd.domain.checkpoint import parse_checkpoint
 from keyd.domain.keys import Key
+from keyd.domain.officers import Officer
 from keyd.domain.records import (
     Delegation,
     Intent,
@@ -22,8 +23,9 @@ from keyd.domain.records import (
     Role,
     TokenIdentity,
 )
+from keyd.domain.records_quorum import Approval, Proposal
 from keyd.errors import AlreadyExists, StateCorrupt
-from keyd.ledger import codec
+from keyd.ledger import codec, officers
 from keyd.ledger.codec import time_text
 from keyd.ledger.known import Known
 from keyd.ledger.log import PendingLog, StoredLog
@@ -265,6 +267,21 @@ class SqliteTransaction(VersionWriting):
             (named.size, named.root, named.note),
         )
         self.note = named.note
+
+    # --- officers -----------------------------------------------------------------------------
+
+    def put_officer(self, officer: Officer, leaf: int) -> None:
+        self._change(officers.PUT_OFFICER, (officer.name, officers.officer_text(officer), leaf))
+
+    def put_base_threshold(self, threshold: int, leaf: int) -> None:
+        self._change(officers.PUT_BASE_RULE, (threshold, leaf))
+
+    def put_proposal(self, proposal: Proposal) -> None:
+        """Insert, or update the state."""
+        self._change(officers.PUT_PROPOSAL, officers.proposal_row(proposal))
+
+    def put_approval(self, approval: Approval) -> None:
+        self._change(officers.PUT_APPROVAL, officers.approval_row(approval))
 
     # --- repair -------------------------------------------------------------------------------
 

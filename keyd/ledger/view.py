@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from keyd.domain.audit import Checkpoint, Leaf
 from keyd.domain.delegations import Succinct
 from keyd.domain.keys import Key
+from keyd.domain.officers import OfficerSet
 from keyd.domain.records import (
     Delegation,
     Intent,
@@ -27,7 +28,8 @@ from keyd.domain.records import (
     TokenIdentity,
     VersionRecord,
 )
-from keyd.ledger import codec
+from keyd.domain.records_quorum import Approval, Proposal
+from keyd.ledger import codec, officers
 from keyd.ledger.codec import Row, corrupt, decode
 from keyd.ledger.log import PendingLog, StoredLog, ended
 
@@ -280,6 +282,29 @@ class SqliteView:
 
     def open_intents(self) -> tuple[Intent, ...]:
         return self._all(codec.intent_of, f"{_INTENT} WHERE state = 'OPEN' ORDER BY leaf")
+
+    # --- officers -----------------------------------------------------------------------------
+
+    def officers(self) -> OfficerSet:
+        return OfficerSet(self._all(officers.officer_of_row, officers.OFFICERS))
+
+    def base_threshold(self) -> int:
+        row = self._execute(officers.BASE_RULE).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def proposal(self, name: str) -> Proposal | None:
+        return self._one(officers.proposal_of, officers.PROPOSAL_NAMED, name)
+
+    def proposals(self) -> tuple[Proposal, ...]:
+        return self._all(officers.proposal_of, officers.PROPOSALS)
+
+    def open_proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
+        if not operation_sha256:
+            return self._all(officers.proposal_of, officers.OPEN_PROPOSALS)
+        return self._all(officers.proposal_of, officers.OPEN_PROPOSALS_OF, operation_sha256)
+
+    def approvals(self, proposal: str) -> tuple[Approval, ...]:
+        return self._all(officers.approval_of, officers.APPROVALS_OF, proposal)
 
     # --- tokens -------------------------------------------------------------------------------
 
