@@ -36,6 +36,12 @@ class Event(StrEnum):
     TOKEN_RELEASED = "token_released"
     POLICY_LOADED = "policy_loaded"
     LEDGER_REPAIRED = "ledger_repaired"
+    OFFICER_CHANGED = "officer_changed"
+    BASE_RULE_SET = "base_rule_set"
+    PROPOSAL_CREATED = "proposal_created"
+    PROPOSAL_DECIDED = "proposal_decided"
+    PROPOSAL_ENDED = "proposal_ended"
+    RESERVATION_VOIDED = "reservation_voided"
 
 
 Fields = Mapping[str, str | int | bool | list[str]]

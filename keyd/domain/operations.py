@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from keyd.domain import canonical
 from keyd.domain.officers import Officer, officer_json, officer_of
 from keyd.domain.policy import Action
+from keyd.domain.rule_levels import rules_of_text, rules_text
+from keyd.domain.trust import RoleRules
 from keyd.errors import InvalidRequest
 
 
@@ -52,6 +54,17 @@ class SetRoleRules:
     repository: str
     role: str
     rules: str
+
+    @property
+    def levels(self) -> RoleRules:
+        """The rule levels. Raises: InvalidRequest (OPERATION_MALFORMED)."""
+        try:
+            levels = rules_of_text(self.rules)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _malformed("the rule levels cannot be read") from error
+        if rules_text(levels) != self.rules:
+            raise _malformed("the rule levels are not in canonical form")
+        return levels
 
     def words(self) -> str:
         """What happens, in a line."""
@@ -103,7 +116,7 @@ class ChangeOfficer:
     @classmethod
     def to(cls, officer: Officer, before: Officer | None) -> ChangeOfficer:
         """The operation that makes an officer what is given."""
-        return cls(_officer_text(officer), officer_digest(before) if before else "")
+        return cls(officer_text(officer), officer_digest(before) if before else "")
 
     @property
     def person(self) -> Officer:
@@ -237,10 +250,11 @@ def concerned(operation: Operation) -> frozenset[str]:
 
 def officer_digest(officer: Officer) -> str:
     """SHA-256 (hex) of an officer as the ledger knows them."""
-    return hashlib.sha256(_officer_text(officer).encode()).hexdigest()
+    return hashlib.sha256(officer_text(officer).encode()).hexdigest()
 
 
-def _officer_text(officer: Officer) -> str:
+def officer_text(officer: Officer) -> str:
+    """An officer as canonical JSON."""
     return canonical.encode(officer_json(officer)).decode()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keyd.domain.methods import METHODS, Resource
+from keyd.domain.quorum import QuorumRule
 from keyd.domain.trust import TOP_LEVEL
 
 PRINCIPAL_KINDS = ("unix", "uri", "dns")
@@ -82,11 +83,27 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class Quorum:
+    """A demand: all that `scope` covers needs the officers of `rule`. A scope has no principals."""
+
+    rule: QuorumRule
+    scope: Grant
+
+    def demands(self, action: Action) -> bool:
+        """Whether the action falls under the demand; what it does not name counts as covered."""
+        return action.method in self.scope.methods and all(
+            not action.touches(resource) or self.scope.covers(resource, action.touches(resource))
+            for resource in METHODS[action.method]
+        )
+
+
+@dataclass(frozen=True)
 class Policy:
-    """All grants of one policy file; `revision` is the SHA-256 of the file, 64 hex digits."""
+    """All of one policy file; `revision` is the SHA-256 of the file, 64 hex digits."""
 
     revision: str
     grants: tuple[Grant, ...]
+    quorums: tuple[Quorum, ...] = ()
 
 
 @dataclass(frozen=True)

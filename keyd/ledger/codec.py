@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -36,7 +35,8 @@ from keyd.domain.records import (
     TokenIdentity,
     VersionRecord,
 )
-from keyd.domain.trust import FileFacts, KeyIdFormula, KeySet, RepositoryState, RoleRules
+from keyd.domain.rule_levels import rules_of_text, rules_text
+from keyd.domain.trust import FileFacts, KeySet, RepositoryState
 from keyd.errors import InvalidRequest, StateCorrupt
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ def role_of(row: Row) -> Role:
         high_water=row[3],
         trusted_version=row[4],
         trusted_digest=row[5],
-        rules=None if row[6] is None else _rules_of(row[6]),
+        rules=None if row[6] is None else rules_of_text(row[6]),
         revision=row[7],
     )
 
@@ -168,22 +168,6 @@ def role_row(role: Role) -> Row:
         role.trusted_digest,
         None if role.rules is None else rules_text(role.rules),
         role.revision,
-    )
-
-
-def rules_text(rules: RoleRules) -> str:
-    return _encode(asdict(rules))
-
-
-@lru_cache(maxsize=1024)
-def _rules_of(text: str) -> RoleRules:
-    stored = json.loads(text)
-    return RoleRules(
-        **{
-            **stored,
-            "keyid_formula": KeyIdFormula(stored["keyid_formula"]),
-            "extra_members": tuple(stored["extra_members"]),
-        }
     )
 
 

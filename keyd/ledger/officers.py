@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from keyd.domain.approval import Decision
-from keyd.domain.officers import Officer, officer_json, officer_of
+from keyd.domain.officers import Officer, officer_of
 from keyd.domain.quorum import QuorumRule
 from keyd.domain.records_quorum import Approval, Proposal, ProposalState
 from keyd.ledger.codec import Row, time_of, time_text
@@ -42,11 +42,6 @@ PUT_APPROVAL = "INSERT INTO approvals VALUES (?, ?, ?, ?, ?, ?, ?)"
 def officer_of_row(row: Row) -> Officer:
     """A row in the order of `OFFICERS`."""
     return officer_of(json.loads(row[0]))
-
-
-def officer_text(officer: Officer) -> str:
-    """The column `document`."""
-    return json.dumps(officer_json(officer), sort_keys=True, separators=(",", ":"))
 
 
 def rules_text(rules: tuple[QuorumRule, ...]) -> str:

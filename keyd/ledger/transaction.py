@@ -12,6 +12,7 @@ from keyd.domain.audit import Checkpoint, Entry
 from keyd.domain.checkpoint import parse_checkpoint
 from keyd.domain.keys import Key
 from keyd.domain.officers import Officer
+from keyd.domain.operations import officer_text
 from keyd.domain.records import (
     Delegation,
     Intent,
@@ -271,7 +272,7 @@ class SqliteTransaction(VersionWriting):
     # --- officers -----------------------------------------------------------------------------
 
     def put_officer(self, officer: Officer, leaf: int) -> None:
-        self._change(officers.PUT_OFFICER, (officer.name, officers.officer_text(officer), leaf))
+        self._change(officers.PUT_OFFICER, (officer.name, officer_text(officer), leaf))
 
     def put_base_threshold(self, threshold: int, leaf: int) -> None:
         self._change(officers.PUT_BASE_RULE, (threshold, leaf))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from keyd.domain.audit import Entry, Event
 from keyd.domain.keys import Key, KeyState, check_transition
 from keyd.domain.names import check_comment
+from keyd.domain.operations import ChangeKeyState
 from keyd.domain.policy import Action, Caller
 from keyd.errors import (
     ApprovalRequired,
@@ -16,6 +17,7 @@ from keyd.errors import (
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand
 from keyd.services.paging import Page, paged
+from keyd.services.quorum import approving, consume
 from keyd.services.world import World
 
 
@@ -53,15 +55,23 @@ def change_state(
                 f"only a suspended key can be resumed; {name!r} is {key.state.value}",
             )
         check_transition(key.state, new)
-        changed = replace(key, state=new)
-        tx.put_key(changed)
-        fields = {"key": name, "from": key.state.value, "to": new.value, "comment": comment}
-        tx.append(
-            Entry(Event.KEY_STATE_CHANGED, world.clock.now(), caller.principal, fields=fields)
-        )
-        return changed
+        operation = ChangeKeyState(name, key.fingerprint, key.state.value, new.value)
+        if proposal := approving(world, tx, operation, Action(method, key=name)):
+            consume(world, tx, proposal, caller.principal)
+        return put_state(world, tx, key, new, principal=caller.principal, comment=comment)
 
     return world.ledger.transact(work)
+
+
+def put_state(
+    world: World, tx: Transaction, key: Key, new: KeyState, *, principal: str, comment: str
+) -> Key:
+    """Record a key's new state and who gave it."""
+    changed = replace(key, state=new)
+    tx.put_key(changed)
+    fields = {"key": key.name, "from": key.state.value, "to": new.value, "comment": comment}
+    tx.append(Entry(Event.KEY_STATE_CHANGED, world.clock.now(), principal, fields=fields))
+    return changed
 
 
 def owner(world: World, key: Key) -> str:

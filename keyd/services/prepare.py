@@ -16,6 +16,7 @@ from keyd.services.acceptance import lacking
 from keyd.services.evidence import gather
 from keyd.services.joining import joining_findings
 from keyd.services.key_use import check_usable
+from keyd.services.quorum import approved_signing
 from keyd.services.reading import Reading, SigningRequest, read_request
 from keyd.services.refusals import refusal
 from keyd.services.released import Released, released
@@ -40,6 +41,8 @@ class Prepared:
     warnings: tuple[Finding, ...]
     basis: Basis | None
     reservation: Reservation | None = None
+    # The approved proposal that the reservation uses up, "" if it needs none.
+    proposal: str = ""
 
     @property
     def subject(self) -> str:
@@ -160,4 +163,5 @@ def _judge(world: World, view: View, caller: Caller, reading: Reading, key: Key)
         required=judgement.required,
         warnings=judgement.warnings,
         basis=evidence.basis,
+        proposal=approved_signing(world, view, reading, key.name),
     )

@@ -11,10 +11,13 @@ from keyd.domain import public_keys
 from keyd.domain.audit import Entry, Event, Fields
 from keyd.domain.delegations import delegated_keys
 from keyd.domain.keys import Content
+from keyd.domain.loosening import rules_loosened
 from keyd.domain.names import check_comment, check_name
+from keyd.domain.operations import SetRoleRules
 from keyd.domain.payload import Payload
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Repository, Reservation, ReservationState, Role
+from keyd.domain.rule_levels import rules_text
 from keyd.domain.trust import TOP_LEVEL, KeySet, RepositoryState, RoleRules
 from keyd.errors import AlreadyExists, InvalidRequest, NotFound, PolicyViolation
 from keyd.ports import Transaction, View
@@ -23,6 +26,7 @@ from keyd.services.authorize import demand, demand_administrator
 from keyd.services.evidence import role_or_new, rules_of, trusted
 from keyd.services.keys import named
 from keyd.services.paging import Page, paged
+from keyd.services.quorum import approving, consume
 from keyd.services.world import World
 
 
@@ -137,28 +141,36 @@ def set_role_rules(
     action = Action("RepositoryService.SetRoleRules", repository, role)
     demand_administrator(world, caller, action)
     check_comment(comment)
-    _check_rules(rules)
+    check_rules(rules)
 
     def work(tx: Transaction) -> RoleRules:
         found = role_or_new(tx, existing(tx, repository).name, role)
-        before, after = asdict(rules_of(found)), asdict(rules)
-        changed = [
-            f"{name}: {before[name]} -> {after[name]}"
-            for name in after
-            if after[name] != before[name]
-        ]
-        tx.put_role(replace(found, rules=rules))
-        fields: Fields = {
-            "repository": repository,
-            "role": role,
-            "changed": changed,
-            "comment": comment,
-        }
-        now = world.clock.now()
-        tx.append(Entry(Event.ROLE_RULES_CHANGED, now, caller.principal, fields=fields))
+        if tx.base_threshold() and rules_loosened(rules_of(found), rules):
+            operation = SetRoleRules(repository, role, rules_text(rules))
+            consume(world, tx, approving(world, tx, operation), caller.principal)
+        put_rules(world, tx, found, rules, principal=caller.principal, comment=comment)
         return rules
 
     return world.ledger.transact(work)
+
+
+def put_rules(
+    world: World, tx: Transaction, role: Role, rules: RoleRules, *, principal: str, comment: str
+) -> None:
+    """Record a role's new rule levels and what changed."""
+    check_rules(rules)
+    before, after = asdict(rules_of(role)), asdict(rules)
+    changed = [
+        f"{name}: {before[name]} -> {after[name]}" for name in after if after[name] != before[name]
+    ]
+    tx.put_role(replace(role, rules=rules))
+    fields: Fields = {
+        "repository": role.repository,
+        "role": role.name,
+        "changed": changed,
+        "comment": comment,
+    }
+    tx.append(Entry(Event.ROLE_RULES_CHANGED, world.clock.now(), principal, fields=fields))
 
 
 def existing(view: View, name: str) -> Repository:
@@ -233,7 +245,8 @@ def _intended(
     return KeySet("bootstrap", threshold, fingerprints)
 
 
-def _check_rules(rules: RoleRules) -> None:
+def check_rules(rules: RoleRules) -> None:
+    """Refuse levels that no payload could meet. Raises: InvalidRequest (RULES_INVALID)."""
     if not 0 <= rules.expiry_min_s < rules.expiry_max_s:
         raise InvalidRequest("RULES_INVALID", "expiry_min_s must lie below expiry_max_s")
     if not 0 < rules.payload_max_bytes <= 3_750_000:

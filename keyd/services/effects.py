@@ -1,0 +1,124 @@
+"""What an approved operation does, inside the transaction that uses its approval up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from keyd.domain.audit import Entry, Event, Fields
+from keyd.domain.keys import KeyState, check_transition
+from keyd.domain.operations import (
+    AcceptPolicy,
+    ChangeKeyState,
+    ChangeOfficer,
+    Operation,
+    SetBaseRule,
+    SetRoleRules,
+    VoidReservation,
+)
+from keyd.domain.records import Reservation, ReservationState
+from keyd.errors import InvalidRequest, NotFound, PolicyViolation
+from keyd.ports import Transaction, View
+from keyd.services import officers
+from keyd.services.evidence import role_or_new
+from keyd.services.keys import named, put_state
+from keyd.services.repositories import existing, put_rules
+from keyd.services.world import World
+
+ACCEPTED_POLICY = "accepted_policy"
+
+
+def perform(world: World, tx: Transaction, operation: Operation, principal: str) -> None:
+    """Do it. Raises: PolicyViolation, NotFound, InvalidRequest when the state forbids it by now."""
+    match operation:
+        case ChangeOfficer():
+            officers.change(world, tx, operation, principal)
+        case SetBaseRule():
+            officers.put_base(world, tx, operation.threshold, principal)
+        case SetRoleRules():
+            repository = existing(tx, operation.repository)
+            role = role_or_new(tx, repository.name, operation.role)
+            put_rules(world, tx, role, operation.levels, principal=principal, comment="by quorum")
+        case VoidReservation():
+            _void(world, tx, operation, principal)
+        case AcceptPolicy():
+            tx.put_setting(ACCEPTED_POLICY, operation.revision)
+        case ChangeKeyState():
+            _change_key(world, tx, operation, principal)
+        case _:
+            raise InvalidRequest(
+                "NOT_EXECUTABLE",
+                f"{operation.kind} is not executed by itself: make the call that it allows",
+            )
+
+
+def voidable(view: View, operation: VoidReservation) -> Reservation:
+    """The reservation that may be voided.
+
+    Raises: NotFound, PolicyViolation (VOID_AT_THRESHOLD, VOID_THRESHOLD_ONE).
+    """
+    found = view.reservation(
+        operation.repository, operation.role, operation.epoch, operation.version
+    )
+    if found is None or found.digest != operation.payload_sha256:
+        raise NotFound(
+            "RESERVATION_UNKNOWN",
+            f"{operation.repository}/{operation.role} version {operation.version} is not bound to "
+            "that payload",
+        )
+    signed = frozenset(each.fingerprint for each in view.signatures(found))
+    # An intent whose outcome is unknown may have left a signature that nobody recorded.
+    if any(keys.threshold <= 1 for keys in found.required):
+        raise PolicyViolation(
+            "VOID_THRESHOLD_ONE",
+            "one signature is enough for this payload, and nobody can prove that none left: it "
+            "keeps its version for ever; use the next one",
+        )
+    if any(keys.reached(signed) for keys in found.required):
+        raise PolicyViolation(
+            "VOID_AT_THRESHOLD",
+            "the payload has reached a threshold: clients may trust it; go on with it",
+        )
+    return found
+
+
+def _void(world: World, tx: Transaction, operation: VoidReservation, principal: str) -> None:
+    found = voidable(tx, operation)
+    tx.put_reservation(
+        replace(found, state=ReservationState.VOIDED), tx.payload(operation.payload_sha256)
+    )
+    entry: Fields = {
+        "repository": found.repository,
+        "role": found.role,
+        "epoch": found.epoch,
+        "version": found.version,
+        "payload_sha256": found.digest,
+        "intent": found.leaf,
+    }
+    tx.append(Entry(Event.RESERVATION_VOIDED, world.clock.now(), principal, fields=entry))
+
+
+def _change_key(world: World, tx: Transaction, operation: ChangeKeyState, principal: str) -> None:
+    key = named(tx, operation.key)
+    if (key.fingerprint, key.state.value) != (operation.key_sha256, operation.before):
+        raise PolicyViolation(
+            "KEY_CHANGED", f"key {key.name!r} is another, or {key.state.value}: propose it anew"
+        )
+    new = KeyState(operation.after)
+    check_transition(key.state, new)
+    if new is KeyState.DESTROYED:
+        check_dispensable(tx, key.fingerprint)
+    put_state(world, tx, key, new, principal=principal, comment="by quorum")
+
+
+def check_dispensable(view: View, fingerprint: str) -> None:
+    """Refuse to destroy a key that trusted metadata still lists.
+
+    Clients that are behind need its signatures, and the next root may. Raises: PolicyViolation.
+    """
+    listed = view.delegations_of_key(fingerprint)
+    if listed:
+        repository, delegation = listed[0]
+        raise PolicyViolation(
+            "KEY_STILL_LISTED",
+            f"{repository} still gives {delegation.role} to this key: rotate it out first",
+        )

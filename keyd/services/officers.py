@@ -1,0 +1,155 @@
+"""Officers: the first ones, and every change of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keyd.domain import public_keys
+from keyd.domain.audit import Entry, Event, Fields
+from keyd.domain.names import check_name
+from keyd.domain.officers import (
+    Officer,
+    OfficerKey,
+    OfficerKeyKind,
+    OfficerKeyState,
+    OfficerSet,
+    OfficerState,
+)
+from keyd.domain.operations import ChangeOfficer, officer_digest, officer_text
+from keyd.domain.policy import Action, Caller
+from keyd.domain.quorum import QuorumRule, unreachable
+from keyd.errors import AlreadyExists, InvalidRequest, PolicyViolation
+from keyd.ports import Transaction, View
+from keyd.services.authorize import demand, demand_administrator
+from keyd.services.quorum import BASE
+from keyd.services.world import World
+
+
+def enrol_first(
+    world: World, caller: Caller, officers: Sequence[Officer], threshold: int
+) -> OfficerSet:
+    """Enrol the first officers with the rule that every loosening needs from then on.
+
+    Raises: NotAllowed, AlreadyExists (OFFICERS_EXIST), InvalidRequest, PolicyViolation.
+    """
+    demand_administrator(world, caller, Action("OfficerService.EnrolFirstOfficers"))
+
+    def work(tx: Transaction) -> OfficerSet:
+        if tx.base_threshold():
+            raise AlreadyExists(
+                "OFFICERS_EXIST", "there are officers already; propose to enrol further ones"
+            )
+        for officer in officers:
+            if officer.state is not OfficerState.ENROLLED:
+                raise InvalidRequest("OFFICER_INVALID", f"{officer.name!r} must be ENROLLED")
+            put(world, tx, officer, caller.principal)
+        put_base(world, tx, threshold, caller.principal)
+        return tx.officers()
+
+    return world.ledger.transact(work)
+
+
+def list_officers(world: World, caller: Caller) -> tuple[OfficerSet, int]:
+    """All officers that ever were, and the base rule's threshold (0: there are none)."""
+    demand(world, caller, Action("OfficerService.ListOfficers"))
+    return world.ledger.read(lambda view: (view.officers(), view.base_threshold()))
+
+
+def change(world: World, tx: Transaction, operation: ChangeOfficer, principal: str) -> None:
+    """Make an officer what an approved operation says. Raises: PolicyViolation, InvalidRequest."""
+    person = operation.person
+    known = tx.officers().get(person.name)
+    if (officer_digest(known) if known else "") != operation.before:
+        raise PolicyViolation(
+            "OFFICER_CHANGED", f"officer {person.name!r} was changed since: propose it anew"
+        )
+    if known is not None and known.state is OfficerState.REVOKED:
+        raise PolicyViolation(
+            "OFFICER_REVOKED", f"{person.name!r} was revoked; enrol the person under another name"
+        )
+    put(world, tx, person, principal)
+    check_reserve(world, tx, tx.base_threshold())
+
+
+def put(world: World, tx: Transaction, officer: Officer, principal: str) -> None:
+    """Check an officer against everything else, and record them."""
+    check_officer(tx, officer)
+    fields: Fields = {"officer": officer.name, "document": officer_text(officer)}
+    leaf = tx.append(Entry(Event.OFFICER_CHANGED, world.clock.now(), principal, fields=fields))
+    tx.put_officer(officer, leaf)
+
+
+def put_base(world: World, tx: Transaction, threshold: int, principal: str) -> None:
+    """Set the base rule. Raises: PolicyViolation when it is too low, or has no reserve."""
+    if threshold < 1 or (threshold < 2 and not tx.identity().development):
+        raise PolicyViolation(
+            "BASE_RULE_TOO_LOW", "the base rule needs at least 2 officers (1 for development)"
+        )
+    check_reserve(world, tx, threshold)
+    fields: Fields = {"threshold": threshold}
+    leaf = tx.append(Entry(Event.BASE_RULE_SET, world.clock.now(), principal, fields=fields))
+    tx.put_base_threshold(threshold, leaf)
+
+
+def check_reserve(world: World, view: View, threshold: int) -> None:
+    """Refuse a set of officers that nobody could change any more once one person is lost.
+
+    Who is lost does not help to replace themselves, so every rule needs one officer more than it
+    asks for. Raises: PolicyViolation (QUORUM_UNREACHABLE, QUORUM_WITHOUT_RESERVE).
+    """
+    officers = view.officers()
+    base = QuorumRule(BASE, threshold)
+    if dead := unreachable([base, *(q.rule for q in world.policy.current().quorums)], officers):
+        raise PolicyViolation(
+            "QUORUM_UNREACHABLE",
+            f"the rule {dead[0].name!r} ({dead[0].words()}) could never be satisfied again; "
+            "enrol somebody first, or lower the rule",
+        )
+    alone = [each.name for each in officers.able if unreachable([base], officers, [each.name])]
+    if alone:
+        raise PolicyViolation(
+            "QUORUM_WITHOUT_RESERVE",
+            f"without {alone[0]!r} the base rule ({base.words()}) could not be satisfied: if that "
+            "person is lost, nothing could be changed any more; enrol one officer more first",
+        )
+
+
+def check_officer(view: View, officer: Officer) -> None:
+    """Raises: InvalidRequest, PolicyViolation."""
+    check_name("officer", officer.name)
+    for group in officer.groups:
+        check_name("group", group)
+    if officer.state is OfficerState.ENROLLED and not officer.able:
+        raise InvalidRequest("OFFICER_INVALID", f"{officer.name!r} has no key that approves")
+    seen = [key.fingerprint for key in officer.keys]
+    if len(set(seen)) < len(seen):
+        raise InvalidRequest("OFFICER_INVALID", f"{officer.name!r} has the same key twice")
+    for key in officer.keys:
+        _check_key(view, officer, key)
+    for other in view.officers().officers:
+        if other.name != officer.name and other.principals & officer.principals:
+            raise PolicyViolation(
+                "OFFICER_PRINCIPAL_TAKEN",
+                f"{other.name!r} calls under the same name as {officer.name!r}: who proposes what "
+                "could not be told",
+            )
+
+
+def _check_key(view: View, officer: Officer, key: OfficerKey) -> None:
+    public_keys.check_matches_scheme(key.public_der, key.scheme.value)
+    active = key.state is OfficerKeyState.ACTIVE
+    if active and key.kind is OfficerKeyKind.FILE and not view.identity().development:
+        raise PolicyViolation(
+            "OFFICER_KEY_IN_FILE", "keys in files approve in development only; use a token"
+        )
+    if view.key_by_fingerprint(key.fingerprint) or view.material(key.fingerprint):
+        raise PolicyViolation(
+            "OFFICER_KEY_SIGNS_METADATA",
+            f"the key {key.fingerprint[:16]} of {officer.name!r} signs for a repository; an "
+            "officer's key approves and does nothing else",
+        )
+    holder = view.officers().holder_of(key.fingerprint)
+    if holder is not None and holder.name != officer.name:
+        raise PolicyViolation(
+            "OFFICER_KEY_TAKEN", f"the key {key.fingerprint[:16]} is {holder.name!r}'s"
+        )
