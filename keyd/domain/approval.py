@@ -96,9 +96,10 @@ def read_statement(data: bytes) -> Statement:
         texts = {name: str(document[name]) for name in document}
         basis = Basis(**{each.name: texts[each.name] for each in fields(Basis)})
         statement = Statement(texts["officer"], Decision(texts["decision"]), basis)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        canonical_form = statement.encode()
+    except (InvalidRequest, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _malformed("it holds no approval statement") from error
-    if statement.encode() != data:
+    if canonical_form != data:
         raise _malformed("its statement is not in canonical form")
     return statement
 

@@ -65,7 +65,8 @@ _ALLOWED = {
     KeyState.PRE_ACTIVE: {KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED},
     KeyState.ACTIVE: {KeyState.SUSPENDED, KeyState.DEACTIVATED, KeyState.COMPROMISED},
     KeyState.SUSPENDED: {KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED},
-    KeyState.DEACTIVATED: {KeyState.COMPROMISED, KeyState.DESTROYED},
+    # Back to ACTIVE only by a quorum of officers (keyd.services.quorum).
+    KeyState.DEACTIVATED: {KeyState.ACTIVE, KeyState.COMPROMISED, KeyState.DESTROYED},
     KeyState.COMPROMISED: {KeyState.DESTROYED},
     KeyState.DESTROYED: set[KeyState](),
 }

@@ -217,9 +217,10 @@ def decode(data: bytes) -> Operation:
         if {name: type(value).__name__ for name, value in members.items()} != wanted:
             raise _malformed(f"{kind.kind} has exactly the members {', '.join(sorted(wanted))}")
         operation = kind(**members)
+        canonical_form = encode(operation)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _malformed("it is no operation that this keyd knows") from error
-    if encode(operation) != data:
+    if canonical_form != data:
         raise _malformed("it is not in canonical form")
     return operation
 

@@ -154,7 +154,8 @@ class KnownVersion:
 class RoleView:
     """The recorded state of the role that is to be signed.
 
-    `high_water` is the highest version ever reserved or imported in `epoch` (0: none).
+    `high_water` is the highest version reserved or imported in `epoch` (0: none); for root, what
+    officers voided above it is free again.
     `trusted` is the newest accepted payload. `delegators` are (role name, newest accepted payload)
     of every targets role that delegates this one; empty for top-level roles. `ancestry` says the
     same of those delegators that are delegated themselves, up to targets: without it the targets

@@ -10,7 +10,7 @@ from keyd.errors import Equivocation, Finding, KeydError, NotFound, Severity
 from keyd.ports import View
 from keyd.services.acceptance import lacking
 from keyd.services.authorize import demand
-from keyd.services.evidence import gather, role_or_new
+from keyd.services.evidence import gather, mark, role_or_new
 from keyd.services.joining import joining_findings
 from keyd.services.key_use import check_usable
 from keyd.services.prepare import bound_reservation
@@ -65,7 +65,7 @@ def _check(world: World, view: View, caller: Caller, request: SigningRequest) ->
         findings=findings,
         repository=reading.repository.name,
         role=reading.role.name,
-        next_version=reading.role.high_water + 1,
+        next_version=mark(view, reading.role) + 1,
         change=change.lines if change else (),
         change_digest=change.digest if change else "",
         digest=reading.payload.digest,

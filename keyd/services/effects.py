@@ -66,7 +66,6 @@ def voidable(view: View, operation: VoidReservation) -> Reservation:
             "that payload",
         )
     signed = frozenset(each.fingerprint for each in view.signatures(found))
-    # An intent whose outcome is unknown may have left a signature that nobody recorded.
     if any(keys.threshold <= 1 for keys in found.required):
         raise PolicyViolation(
             "VOID_THRESHOLD_ONE",
@@ -77,6 +76,11 @@ def voidable(view: View, operation: VoidReservation) -> Reservation:
         raise PolicyViolation(
             "VOID_AT_THRESHOLD",
             "the payload has reached a threshold: clients may trust it; go on with it",
+        )
+    subject = f"{found.repository}/{found.role}/{found.epoch}/{found.version}"
+    if any(intent.subject == subject for intent in view.open_intents()):
+        raise PolicyViolation(
+            "VOID_TOKEN_AT_WORK", "a token is being asked to sign this payload: wait for its answer"
         )
     return found
 

@@ -64,7 +64,7 @@ def gather(
         role=RoleView(
             name=role.name,
             epoch=role.epoch,
-            high_water=role.high_water,
+            high_water=mark(view, role),
             rules=rules_of(role),
             trusted=wanted(role.name, role.name == "timestamp" or "delegations" in payload.signed),
             delegators=delegators,
@@ -86,6 +86,22 @@ def gather(
     )
 
 
+def mark(view: View, role: Role) -> int:
+    """The highest version that is used up.
+
+    A root cannot skip a version, so one whose reservation officers have voided is free again.
+    """
+    used = role.high_water
+    while (
+        role.name == "root"
+        and used > role.trusted_version
+        and view.reservation(role.repository, role.name, role.epoch, used) is None
+        and view.lost_version(role.repository, role.name, role.epoch, used) is None
+    ):
+        used -= 1
+    return used
+
+
 def gather_trust(view: View, repository: Repository, role: Role) -> RepositoryView:
     """Only who may sign for the role: quick, whatever a payload holds."""
     return RepositoryView(
@@ -96,7 +112,7 @@ def gather_trust(view: View, repository: Repository, role: Role) -> RepositoryVi
         role=RoleView(
             name=role.name,
             epoch=role.epoch,
-            high_water=role.high_water,
+            high_water=mark(view, role),
             rules=rules_of(role),
             delegators=_delegators(view, repository.name, role.name),
         ),

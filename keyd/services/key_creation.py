@@ -23,6 +23,7 @@ from keyd.errors import (
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand
+from keyd.services.repositories import check_not_officers
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
 
@@ -269,6 +270,7 @@ def _register(
     request: RequestRecord | None = None,
 ) -> Callable[[Transaction], None]:
     def work(tx: Transaction) -> None:
+        check_not_officers(tx, key.fingerprint)
         twin = tx.key(key.name) or tx.key_by_fingerprint(key.fingerprint)
         if twin is not None:
             raise AlreadyExists("KEY_EXISTS", f"there is a key {twin.name!r} already")

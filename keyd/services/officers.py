@@ -16,13 +16,16 @@ from keyd.domain.officers import (
     OfficerState,
 )
 from keyd.domain.operations import ChangeOfficer, officer_digest, officer_text
-from keyd.domain.policy import Action, Caller
+from keyd.domain.policy import Action, Caller, Policy
 from keyd.domain.quorum import QuorumRule, unreachable
 from keyd.errors import AlreadyExists, InvalidRequest, PolicyViolation
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand, demand_administrator
 from keyd.services.quorum import BASE
 from keyd.services.world import World
+
+# Without these, nobody could mend anything.
+_ESCAPES = frozenset({"OfficerService.ChangeOfficers", "OfficerService.AcceptPolicy"})
 
 
 def enrol_first(
@@ -68,7 +71,7 @@ def change(world: World, tx: Transaction, operation: ChangeOfficer, principal: s
             "OFFICER_REVOKED", f"{person.name!r} was revoked; enrol the person under another name"
         )
     put(world, tx, person, principal)
-    check_reserve(world, tx, tx.base_threshold())
+    check_reserve(world.policy.current(), tx.officers(), tx.base_threshold())
 
 
 def put(world: World, tx: Transaction, officer: Officer, principal: str) -> None:
@@ -85,33 +88,36 @@ def put_base(world: World, tx: Transaction, threshold: int, principal: str) -> N
         raise PolicyViolation(
             "BASE_RULE_TOO_LOW", "the base rule needs at least 2 officers (1 for development)"
         )
-    check_reserve(world, tx, threshold)
+    check_reserve(world.policy.current(), tx.officers(), threshold)
     fields: Fields = {"threshold": threshold}
     leaf = tx.append(Entry(Event.BASE_RULE_SET, world.clock.now(), principal, fields=fields))
     tx.put_base_threshold(threshold, leaf)
 
 
-def check_reserve(world: World, view: View, threshold: int) -> None:
-    """Refuse a set of officers that nobody could change any more once one person is lost.
+def check_reserve(policy: Policy, officers: OfficerSet, threshold: int) -> None:
+    """Refuse officers or rules with which nobody could change anything once one person is lost.
 
-    Who is lost does not help to replace themselves, so every rule needs one officer more than it
-    asks for. Raises: PolicyViolation (QUORUM_UNREACHABLE, QUORUM_WITHOUT_RESERVE).
+    Who is lost does not help to replace themselves: the base rule, and whatever rule of the policy
+    stands before changes of officers or of the policy itself, must hold without any one person.
+    `threshold`: the base rule's. Raises: PolicyViolation (QUORUM_UNREACHABLE,
+    QUORUM_WITHOUT_RESERVE).
     """
-    officers = view.officers()
     base = QuorumRule(BASE, threshold)
-    if dead := unreachable([base, *(q.rule for q in world.policy.current().quorums)], officers):
+    if dead := unreachable([base, *(quorum.rule for quorum in policy.quorums)], officers):
         raise PolicyViolation(
             "QUORUM_UNREACHABLE",
-            f"the rule {dead[0].name!r} ({dead[0].words()}) could never be satisfied again; "
+            f"the rule {dead[0].name!r} ({dead[0].words()}) could never be satisfied; "
             "enrol somebody first, or lower the rule",
         )
-    alone = [each.name for each in officers.able if unreachable([base], officers, [each.name])]
-    if alone:
-        raise PolicyViolation(
-            "QUORUM_WITHOUT_RESERVE",
-            f"without {alone[0]!r} the base rule ({base.words()}) could not be satisfied: if that "
-            "person is lost, nothing could be changed any more; enrol one officer more first",
-        )
+    escapes = [base, *(each.rule for each in policy.quorums if each.scope.methods & _ESCAPES)]
+    for officer in officers.able:
+        if stuck := unreachable(escapes, officers, [officer.name]):
+            raise PolicyViolation(
+                "QUORUM_WITHOUT_RESERVE",
+                f"without {officer.name!r} the rule {stuck[0].name!r} ({stuck[0].words()}) could "
+                "not be satisfied: if that person is lost, nothing could be changed any more; "
+                "enrol one officer more first",
+            )
 
 
 def check_officer(view: View, officer: Officer) -> None:

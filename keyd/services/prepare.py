@@ -41,8 +41,6 @@ class Prepared:
     warnings: tuple[Finding, ...]
     basis: Basis | None
     reservation: Reservation | None = None
-    # The approved proposal that the reservation uses up, "" if it needs none.
-    proposal: str = ""
 
     @property
     def subject(self) -> str:
@@ -153,6 +151,7 @@ def _judge(world: World, view: View, caller: Caller, reading: Reading, key: Key)
     if judgement.refusals:
         raise refusal(judgement.refusals)
     check_usable(key, reading.role.name, reading.payload, judgement.required)
+    approved_signing(world, view, reading.role, reading.payload, key.name)
     return Prepared(
         caller=caller,
         request=reading.request,
@@ -163,5 +162,4 @@ def _judge(world: World, view: View, caller: Caller, reading: Reading, key: Key)
         required=judgement.required,
         warnings=judgement.warnings,
         basis=evidence.basis,
-        proposal=approved_signing(world, view, reading, key.name),
     )

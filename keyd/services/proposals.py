@@ -239,8 +239,7 @@ def _proposal(world: World, tx: Transaction, wish: _Wish) -> Proposal:
             "NO_QUORUM_NEEDED", f"to {operation.words()} needs no officers: do it directly"
         )
     quorum.check_available(tx, operation)
-    if len(tx.open_proposals()) >= _MAX_OPEN:
-        raise Exhausted("TOO_MANY_PROPOSALS", f"{_MAX_OPEN} proposals are open: cancel some")
+    _make_room(world, tx)
     proposer = officers.called(wish.principal)
     excluded = {*operations.concerned(operation), *([proposer.name] if proposer else [])}
     quorum.check_reachable(rules, tx, excluded)
@@ -275,6 +274,16 @@ def _proposal(world: World, tx: Transaction, wish: _Wish) -> Proposal:
     }
     tx.append(Entry(Event.PROPOSAL_CREATED, now, wish.principal, fields=fields))
     return proposal
+
+
+def _make_room(world: World, tx: Transaction) -> None:
+    """Close what has expired, so that it does not stand in the way of others for ever."""
+    waiting = tx.open_proposals()
+    expired = [each for each in waiting if each.expires_at <= world.clock.now()]
+    for proposal in expired:
+        quorum.end(world, tx, proposal, ProposalState.CANCELLED, "keyd")
+    if len(waiting) - len(expired) >= _MAX_OPEN:
+        raise Exhausted("TOO_MANY_PROPOSALS", f"{_MAX_OPEN} proposals are open: cancel some")
 
 
 def _new_name() -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from keyd.domain import operations
 from keyd.domain.approval import Decision
 from keyd.domain.audit import Entry, Event, Fields
-from keyd.domain.keys import KeyState
+from keyd.domain.keys import Key, KeyState
 from keyd.domain.operations import (
     AcceptPolicy,
     ChangeKeyState,
@@ -20,12 +21,13 @@ from keyd.domain.operations import (
     StartRotation,
     VoidReservation,
 )
-from keyd.domain.policy import Action
+from keyd.domain.payload import Payload
+from keyd.domain.policy import Action, Caller
 from keyd.domain.quorum import QuorumRule, Tally, tally, unreachable
+from keyd.domain.records import Role
 from keyd.domain.records_quorum import Proposal, ProposalState
 from keyd.errors import ApprovalRequired, PolicyViolation
 from keyd.ports import Transaction, View
-from keyd.services.reading import Reading
 from keyd.services.world import World
 
 BASE = "base"
@@ -68,15 +70,40 @@ def demanded(
     return tuple(rules)
 
 
-def approved_signing(world: World, view: View, reading: Reading, key: str) -> str:
+class Signing(Protocol):
+    """What is to be signed for the first time, by whom and in whose name."""
+
+    @property
+    def role(self) -> Role: ...
+
+    @property
+    def payload(self) -> Payload: ...
+
+    @property
+    def key(self) -> Key: ...
+
+    @property
+    def caller(self) -> Caller: ...
+
+
+def use_approval(world: World, tx: Transaction, signing: Signing) -> None:
+    """Use up the approval that a reservation needs, in its own transaction.
+
+    Rules, officers and policy of this moment count, whatever held when the payload was judged.
+    Raises: as `approving`.
+    """
+    role, payload = signing.role, signing.payload
+    if name := approved_signing(world, tx, role, payload, signing.key.name):
+        consume(world, tx, name, signing.caller.principal)
+
+
+def approved_signing(world: World, view: View, role: Role, payload: Payload, key: str) -> str:
     """As `approving`, for a payload that may be signed by all other rules."""
-    role = reading.role
     # Thousands of signatures need no look at the ledger.
     if role.name != "root" and not world.policy.current().quorums:
         return ""
-    operation = SignMetadata(
-        role.repository, role.name, role.epoch, reading.version, reading.payload.digest
-    )
+    version = payload.signed["version"]
+    operation = SignMetadata(role.repository, role.name, role.epoch, version, payload.digest)
     action = Action("SigningService.SignMetadata", role.repository, role.name, key)
     return approving(world, view, operation, action)
 
@@ -101,6 +128,11 @@ def approving(world: World, view: View, operation: Operation, action: Action | N
         if not (now.expired or now.stale):
             waiting = proposal.name
     raise _required(operation, rules, digest, waiting)
+
+
+def named_by_policy(world: World, action: Action) -> bool:
+    """Whether a rule of the policy file demands officers for the call."""
+    return any(quorum.demands(action) for quorum in world.policy.current().quorums)
 
 
 def check_available(view: View, operation: Operation) -> None:

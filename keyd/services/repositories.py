@@ -23,10 +23,10 @@ from keyd.errors import AlreadyExists, InvalidRequest, NotFound, PolicyViolation
 from keyd.ports import Transaction, View
 from keyd.services.acceptance import lacking
 from keyd.services.authorize import demand, demand_administrator
-from keyd.services.evidence import role_or_new, rules_of, trusted
+from keyd.services.evidence import mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
 from keyd.services.paging import Page, paged
-from keyd.services.quorum import approving, consume
+from keyd.services.quorum import approving, consume, named_by_policy
 from keyd.services.world import World
 
 
@@ -145,7 +145,8 @@ def set_role_rules(
 
     def work(tx: Transaction) -> RoleRules:
         found = role_or_new(tx, existing(tx, repository).name, role)
-        if tx.base_threshold() and rules_loosened(rules_of(found), rules):
+        looser = tx.base_threshold() and rules_loosened(rules_of(found), rules)
+        if looser or named_by_policy(world, action):
             operation = SetRoleRules(repository, role, rules_text(rules))
             consume(world, tx, approving(world, tx, operation), caller.principal)
         put_rules(world, tx, found, rules, principal=caller.principal, comment=comment)
@@ -212,12 +213,22 @@ def claim(tx: Transaction, fingerprint: str, repository: str, use: str) -> None:
             f"key {key.name!r}, listed for {use}, was created for {key.content.value} content; "
             "list a key made for tuf",
         )
+    check_not_officers(tx, fingerprint)
     owner = tx.claim_material(fingerprint, repository, use)
     if owner != repository:
         raise PolicyViolation(
             "KEY_BELONGS_TO_ANOTHER_REPOSITORY",
             f"a key listed for {use} belongs to repository {owner!r}; make a key of its own for "
             f"{repository!r}",
+        )
+
+
+def check_not_officers(view: View, fingerprint: str) -> None:
+    """An officer's key approves and does nothing else. Raises: PolicyViolation."""
+    if view.base_threshold() and (holder := view.officers().holder_of(fingerprint)):
+        raise PolicyViolation(
+            "KEY_IS_OFFICER_KEY",
+            f"the key {fingerprint[:16]} is officer {holder.name!r}'s; what approves does not sign",
         )
 
 
@@ -277,7 +288,7 @@ def _role_summary(view: View, role: Role) -> RoleSummary:
         epoch=role.epoch,
         trusted_version=role.trusted_version,
         high_water=role.high_water,
-        next_version=role.high_water + 1,
+        next_version=mark(view, role) + 1,
         expires=_expires(payload.signed["expires"]) if payload else None,
         pending_version=pending.version if pending else 0,
         pending_missing=lacking(view, pending, signed) if pending else 0,

@@ -19,7 +19,7 @@ from keyd.errors import KeydError
 from keyd.ports import Transaction
 from keyd.services.evidence import still_holds
 from keyd.services.prepare import Prepared
-from keyd.services.quorum import consume
+from keyd.services.quorum import use_approval
 from keyd.services.repositories import claim_listed
 from keyd.services.world import World
 
@@ -49,8 +49,7 @@ def reserve(world: World, prepared: Prepared) -> Callable[[Transaction], Reserve
         leaf = tx.append(announcement)
         reservation = prepared.reservation
         if reservation is None:
-            if prepared.proposal:
-                consume(world, tx, prepared.proposal, prepared.caller.principal)
+            use_approval(world, tx, prepared)
             # Key material belongs to one repository: what this payload lists becomes its own.
             claim_listed(tx, prepared.role.repository, prepared.role.name, prepared.payload)
             reservation = _new_reservation(prepared, leaf, announcement.at)
