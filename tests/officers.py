@@ -74,9 +74,7 @@ def propose(
 def approve(world: World, shown: Shown, *people: Person) -> Shown:
     """Let people approve, one after the other."""
     for each in people:
-        shown = proposals.decide(
-            world, ADMIN, shown.proposal.name, each.envelope(basis_of(shown))
-        )
+        shown = proposals.decide(world, ADMIN, shown.proposal.name, each.envelope(basis_of(shown)))
     return shown
 
 

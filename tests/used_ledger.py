@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from keyd.domain import canonical, public_keys
 from keyd.domain.checkpoint import LogKey
 from keyd.domain.keys import Content, KeySpec, KeyState, Scheme
+from keyd.domain.officers import OfficerKeyState, OfficerState
+from keyd.domain.operations import ChangeOfficer, SetBaseRule, SignMetadata, VoidReservation
 from keyd.domain.tokens import SignItem
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError
 from keyd.ledger.backup import backup, restore
@@ -16,6 +20,7 @@ from keyd.services.audit import ensure_log_key, sign_checkpoint
 from keyd.services.imports import import_metadata
 from keyd.services.keys import change_state
 from keyd.services.opaque import OpaqueRequest, sign_opaque
+from keyd.services.proposals import Shown
 from keyd.services.recovery import close_open_intents
 from keyd.services.registration import register
 from keyd.services.repositories import bootstrap
@@ -23,6 +28,7 @@ from keyd.services.world import World
 from tests.authors import Signed, Writer
 from tests.fakes import FakeTokens, SoftwareToken, TestClock, new_private_key, public_der, sign_with
 from tests.ledgers import Home
+from tests.officers import approve, carry_out, enrol, person, propose, reject
 from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
 
 TIMEOUT_S = 10.0
@@ -42,6 +48,7 @@ def use(base: Path) -> LogKey:
     _fail(world, author, token)
     _import_foreign(world)
     _crash(world, author, token)
+    _approve(world, author)
     sign_checkpoint(world, TIMEOUT_S)
     world.ledger.close()
 
@@ -103,6 +110,43 @@ def _sign_much(world: World, author: Author) -> None:
         threshold=2,
         development=False,
     )
+
+
+def _approve(world: World, author: Author) -> None:
+    """Officers who approve, reject, change, and void a root that was half signed."""
+    ann, ben, cat = person("ann", "qa", principals=["unix:ann"]), person("ben"), person("cat")
+    enrol(world, ann, ben, cat)
+    wrong, right = author.root(4, days=380), author.root(4, days=390)
+
+    def proposed(signed: Signed) -> Shown:
+        payload = canonical.encode(signed)
+        digest = hashlib.sha256(payload).hexdigest()
+        return propose(world, SignMetadata("demo", "root", 0, signed["version"], digest), payload)
+
+    def sign(signed: Signed, *keys: str) -> None:
+        for key in keys:
+            author.sign(key, "root", signed, confirmed_change=author.change_digest(signed))
+
+    approve(world, proposed(wrong), ann, cat)
+    sign(wrong, "root-1")
+    digest = hashlib.sha256(canonical.encode(wrong)).hexdigest()
+    carry_out(world, VoidReservation("demo", "root", 0, 4, digest), ann, ben)
+    approve(world, proposed(right), ben, cat)
+    sign(right, "root-1", "root-2")
+    dan, new = person("dan", "qa"), ben.with_new_key()
+    carry_out(world, ChangeOfficer.to(dan.officer, None), ann, ben)
+    replaced = replace(ben.key, state=OfficerKeyState.REPLACED)
+    changed = replace(ben.officer, keys=(replaced, new.key))
+    carry_out(world, ChangeOfficer.to(changed, ben.officer), ann, dan)
+    carry_out(
+        world,
+        ChangeOfficer.to(replace(cat.officer, state=OfficerState.REVOKED), cat.officer),
+        ann,
+        new,
+    )
+    carry_out(world, SetBaseRule(2), ann, new)
+    reject(world, reject(world, proposed(author.root(5, days=400)), ann), dan)
+    approve(world, proposed(author.root(5, days=401)), ann)
 
 
 def _fail(world: World, author: Author, token: SoftwareToken) -> None:

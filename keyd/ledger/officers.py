@@ -11,6 +11,8 @@ from keyd.domain.records_quorum import Approval, Proposal, ProposalState
 from keyd.ledger.codec import Row, time_of, time_text
 
 OFFICERS = "SELECT document FROM officers ORDER BY name"
+OFFICER_ROWS = "SELECT name, document, leaf FROM officers ORDER BY name"
+BASE_RULE_ROW = "SELECT threshold, leaf FROM base_rule"
 BASE_RULE = "SELECT threshold FROM base_rule"
 PROPOSAL = (
     "SELECT name, kind, operation, operation_sha256, payload, payload_sha256, proposer, officer, "

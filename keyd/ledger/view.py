@@ -288,6 +288,15 @@ class SqliteView:
     def officers(self) -> OfficerSet:
         return OfficerSet(self._all(officers.officer_of_row, officers.OFFICERS))
 
+    def officer_rows(self) -> tuple[tuple[str, str, int], ...]:
+        """Name, document and leaf of every officer."""
+        return tuple(self._execute(officers.OFFICER_ROWS))
+
+    def base_rule_row(self) -> tuple[int, int] | None:
+        """Threshold and leaf of the base rule."""
+        row: tuple[int, int] | None = self._execute(officers.BASE_RULE_ROW).fetchone()
+        return row
+
     def base_threshold(self) -> int:
         row = self._execute(officers.BASE_RULE).fetchone()
         return 0 if row is None else int(row[0])

@@ -41,6 +41,10 @@ TABLES = (
     "lost_versions",
     "opaque_signatures",
     "intents",
+    "officers",
+    "base_rule",
+    "proposals",
+    "approvals",
 )
 # Counters that nothing depends on, a row's place, rule levels (the log has their changes in words),
 # lengths of imported files (the log has their hashes).
@@ -51,6 +55,9 @@ UNCOVERED = {
     ("versions", "length"),
     ("versions", "hashes"),
 }
+
+
+ROW_NUMBERS = {("identity", "one"), ("base_rule", "one"), ("reservations", "id")}
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ def covered_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         (table, row[1])
         for table in TABLES
         for row in connection.execute(f"PRAGMA table_info({table})")
-        if (table, row[1]) not in UNCOVERED | {("identity", "one"), ("reservations", "id")}
+        if (table, row[1]) not in UNCOVERED | ROW_NUMBERS
     ]
 
 
@@ -164,6 +171,8 @@ def changed(value: object, chosen: random.Random) -> object:
         return chosen.choice([b"\x01", "x"]) if chosen.random() < 0.5 else b"\x01"
     if isinstance(value, int):
         return max(0, value + chosen.choice([-1, 1, 7])) if value else 1
+    if value == b"":
+        return b"x"
     if isinstance(value, bytes):
         place = chosen.randrange(len(value))
         return value[:place] + bytes([value[place] ^ 1]) + value[place + 1 :]
@@ -274,10 +283,12 @@ def test_another_key_id_for_the_same_key_is_found(home: Home) -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_a_removed_row_is_found(home: Home, table: str) -> None:
     def remove(connection: sqlite3.Connection) -> None:
-        (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        # The entry of an import does not tell who signed, beyond the threshold that was reached.
+        rows = f"{table} WHERE key <> ''" if table == "signatures" else table
+        (count,) = connection.execute(f"SELECT count(*) FROM {rows}").fetchone()
         keys = [row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[5]]
         names = ", ".join(keys)
-        at = connection.execute(f"SELECT {names} FROM {table} LIMIT 1 OFFSET {count // 2}")
+        at = connection.execute(f"SELECT {names} FROM {rows} LIMIT 1 OFFSET {count // 2}")
         where = " AND ".join(f"{key} = ?" for key in keys)
         connection.execute(f"DELETE FROM {table} WHERE {where}", at.fetchone())
 

@@ -154,6 +154,8 @@ class _Story:
             self._registered[str(fields.get("key"))] = fields.get("key_sha256")
         if event in _ABOUT_A_VERSION:
             self._bind(where, fields)
+        if event == Event.RESERVATION_VOIDED:
+            self._release(where, fields)
         if event == Event.SIGNATURE_INTENDED:
             self._open[index] = fields
         elif event == Event.SIGNATURE_COMPLETED:
@@ -170,6 +172,12 @@ class _Story:
         digest = str(fields.get("payload_sha256")).encode()
         if self._versions.setdefault(place, digest) != digest:
             self._report.flaw(where, f"{place_of(fields)} has two payloads")
+
+    def _release(self, where: str, fields: Fields) -> None:
+        """Officers have let the version have another payload."""
+        place = hashlib.sha256(place_of(fields).encode()).digest()[:16]
+        if self._versions.pop(place, None) != str(fields.get("payload_sha256")).encode():
+            self._report.flaw(where, f"{place_of(fields)} was not bound to the voided payload")
 
     def _complete(self, where: str, fields: Fields) -> None:
         intent = int(fields.get("intent", -1))

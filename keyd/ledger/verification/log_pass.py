@@ -17,6 +17,7 @@ from keyd.domain.checkpoint import LogKey, verify_checkpoint
 from keyd.domain.records import IntentState
 from keyd.errors import InvalidRequest
 from keyd.ledger.verification.entries import Fields, parse, place_of
+from keyd.ledger.verification.officer_checks import EVENTS
 from keyd.ledger.verification.report import Progress, Report
 
 _PROGRESS_EVERY = 10_000
@@ -60,6 +61,8 @@ class LogFacts:
     repositories: dict[str, Fields] = field(default_factory=dict)
     imported: dict[tuple[str, str, int, int], Fields] = field(default_factory=dict)
     lost: dict[int, list[str]] = field(default_factory=dict)
+    voided: dict[int, Fields] = field(default_factory=dict)
+    officers: dict[int, Fields] = field(default_factory=dict)
 
     def pay(self, leaf: int, debt: Owed) -> bool:
         """A record that entry `leaf` announced was found; False if it was not owed (any more)."""
@@ -183,10 +186,19 @@ def _remember(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
             facts.repositories[str(fields.get("repository"))] = fields
         case Event.METADATA_IMPORTED:
             facts.imported[_place(fields)] = fields
+        case _ if event in EVENTS:
+            _note_officers(facts, index, event, fields)
         case _ if event in _ANNOUNCEMENTS:
             _note_announcement(facts, index, event, fields)
         case _ if event in _ENDS:
             _note_end(facts, index, event, fields)
+
+
+def _note_officers(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
+    if event == Event.RESERVATION_VOIDED:
+        facts.voided[int(fields.get("intent", -1))] = fields
+    else:
+        facts.officers[index] = fields
 
 
 def _place(fields: Fields) -> tuple[str, str, int, int]:

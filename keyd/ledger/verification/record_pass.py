@@ -139,6 +139,8 @@ class _Check:
             e.get("accepted") is True or e.get("event") == Event.METADATA_IMPORTED for e in made
         )
         expected = "ACCEPTED" if accepted else "SIGNED" if made else "RESERVED"
+        if not accepted and not differing(self._facts.voided.get(r.leaf), r.members()):
+            expected = "VOIDED"
         if r.state != expected:
             self._report.flaw(r.where, f"it is {r.state}, but the log makes it {expected}")
 

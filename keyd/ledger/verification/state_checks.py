@@ -25,8 +25,7 @@ _SET_CHECKS = {
         SELECT role.repository || '/' || role.name FROM roles AS role
         WHERE role.high_water <> max(
             coalesce((SELECT max(version) FROM reservations AS r WHERE r.repository =
-                role.repository AND r.role = role.name AND r.epoch = role.epoch
-                AND r.state <> 'VOIDED'), 0),
+                role.repository AND r.role = role.name AND r.epoch = role.epoch), 0),
             coalesce((SELECT max(version) FROM versions AS v WHERE v.repository = role.repository
                 AND v.role = role.name AND v.epoch = role.epoch), 0),
             coalesce((SELECT max(last) FROM lost_versions AS l WHERE l.repository =

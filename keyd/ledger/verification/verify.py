@@ -23,6 +23,7 @@ from keyd.ledger.gap import compare
 from keyd.ledger.log import StoredLog
 from keyd.ledger.schema import check_version, migrations, schema_objections
 from keyd.ledger.verification.log_pass import LogFacts, read_log, report_unpaid
+from keyd.ledger.verification.officer_checks import check_officers
 from keyd.ledger.verification.record_pass import check_intents, check_opaque, check_reservations
 from keyd.ledger.verification.report import Progress, Report, silent
 from keyd.ledger.verification.state_checks import check_state, check_versions
@@ -114,6 +115,7 @@ def _check_records(
     report_unpaid(connection, facts, report)
     check_versions(connection, facts, report)
     check_state(view, facts, report)
+    check_officers(view, facts.officers, report)
 
 
 def _check_anchor(

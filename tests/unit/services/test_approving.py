@@ -19,7 +19,7 @@ from keyd.domain.payload import parse
 from keyd.domain.policy import Caller
 from keyd.domain.records_quorum import ProposalState
 from keyd.domain.rule_levels import rules_text
-from keyd.domain.trust import default_rules
+from keyd.domain.trust import RoleRules, default_rules
 from keyd.errors import KeydError
 from keyd.ledger.verification.verify import verify_ledger
 from keyd.services import proposals
@@ -147,7 +147,7 @@ def test_only_loosening_rules_need_officers(world: World, author: Author) -> Non
     tighter = replace(rules, expiry_max_s=rules.expiry_max_s - 1)
     looser = replace(rules, expiry_max_s=rules.expiry_max_s + 1)
 
-    def put(levels: object) -> object:
+    def put(levels: RoleRules) -> object:
         return set_role_rules(
             world, ADMIN, repository="demo", role="targets", rules=levels, comment=""
         )
