@@ -1,4 +1,4 @@
-"""The policy file: `[[grant]]` tables in TOML, read strictly, with their line numbers."""
+"""The policy file: `[[grant]]` and `[[quorum]]` tables in TOML, read strictly, with their lines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from keyd.config.files import parse_toml, read_trusted
 from keyd.config.problems import ConfigurationError, from_validation, pointer, problem
 from keyd.domain.methods import METHODS, Resource
-from keyd.domain.policy import PRINCIPAL_KINDS, Grant, Policy
+from keyd.domain.operations import CALLS
+from keyd.domain.policy import PRINCIPAL_KINDS, Grant, Policy, Quorum
+from keyd.domain.quorum import BASE, QuorumRule
 from keyd.errors import Finding
 
-_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*grant[ \t]*\]\][ \t]*(?:#.*)?$")
+_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*(grant|quorum)[ \t]*\]\][ \t]*(?:#.*)?$")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Resource kind to the member that lists names and the members that cover without naming.
 _MEMBERS: dict[Resource, tuple[str, tuple[str, ...]]] = {
@@ -30,13 +32,13 @@ _MEMBERS: dict[Resource, tuple[str, tuple[str, ...]]] = {
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class GrantTable(BaseModel):
-    """One `[[grant]]` as it is written; docs/reference/policy.md explains each member."""
+class ScopeTable(BaseModel):
+    """What grants and quorum rules share; docs/reference/policy.md explains each member."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    principals: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    principals: Names = ()
     methods: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     repositories: Names = ()
     any_repository: bool = False
@@ -47,6 +49,20 @@ class GrantTable(BaseModel):
     any_key: bool = False
     tokens: Names = ()
     any_token: bool = False
+
+
+class GrantTable(ScopeTable):
+    """One `[[grant]]` as it is written."""
+
+    principals: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
+class QuorumTable(ScopeTable):
+    """One `[[quorum]]` as it is written."""
+
+    principals: Annotated[tuple[str, ...], Field(strict=False, max_length=0)] = ()
+    officers: Annotated[int, Field(ge=1, le=100)]
+    groups: dict[str, Annotated[int, Field(ge=1)]] = {}
 
 
 def load_policy(path: Path) -> Policy:
@@ -61,60 +77,99 @@ def parse_policy(data: bytes, path: Path) -> Policy:
     """
     document = parse_toml(path, data)
     findings = [
-        problem("SETTING_INVALID", pointer(member), f"unknown table {member!r}; only [[grant]]")
+        problem(
+            "SETTING_INVALID",
+            pointer(member),
+            f"unknown table {member!r}; only [[grant]] and [[quorum]]",
+        )
         for member in document
-        if member != "grant"
+        if member not in _TABLES
     ]
-    tables = document.get("grant", [])
-    lines = _header_lines(data.decode("utf-8"))
-    if not isinstance(tables, list) or len(tables) != len(lines):
-        findings.append(problem("GRANT_SHAPE", "/grant", "write each grant below a line [[grant]]"))
-        raise ConfigurationError(path, findings)
-    grants = []
-    for index, (table, line) in enumerate(zip(tables, lines, strict=True)):
-        grant, problems = _read_grant(index, table, line)
-        findings += problems
-        grants += [grant] if grant else []
-    findings += _same_names(grants)
+    headers = _headers(data.decode("utf-8"))
+    read: dict[str, list[tuple[Any, int]]] = {kind: [] for kind in _TABLES}
+    for kind, lines in headers.items():
+        tables = document.get(kind, [])
+        if not isinstance(tables, list) or len(tables) != len(lines):
+            words = f"write each {kind} below a line [[{kind}]]"
+            findings.append(problem(f"{kind.upper()}_SHAPE", f"/{kind}", words))
+            raise ConfigurationError(path, findings)
+        for index, (table, line) in enumerate(zip(tables, lines, strict=True)):
+            found, problems = _read_table(kind, index, table, line)
+            findings += problems
+            read[kind] += [(found, line)] if found else []
+        findings += _same_names(kind, [found.name for found, _ in read[kind]])
     if findings:
         raise ConfigurationError(path, findings)
-    return Policy(hashlib.sha256(data).hexdigest(), tuple(grants))
+    return Policy(
+        hashlib.sha256(data).hexdigest(),
+        tuple(_grant(table, line) for table, line in read["grant"]),
+        tuple(_quorum(table, line) for table, line in read["quorum"]),
+    )
 
 
-def _header_lines(text: str) -> list[int]:
-    """Line numbers of the grant headers; none if a string could hide one (GRANT_SHAPE follows)."""
+def _headers(text: str) -> dict[str, list[int]]:
+    """Line numbers of the headers; none if a string could hide one (GRANT_SHAPE follows)."""
+    found: dict[str, list[int]] = {kind: [] for kind in _TABLES}
     if '"""' in text or "'''" in text:
-        return []
+        return found
     # TOML ends lines with LF or CR LF only, while str.splitlines knows several more.
-    lines = enumerate(text.split("\n"), start=1)
-    return [number for number, line in lines if _HEADER.match(line.rstrip("\r"))]
+    for number, line in enumerate(text.split("\n"), start=1):
+        if match := _HEADER.match(line.rstrip("\r")):
+            found[match[1]].append(number)
+    return found
 
 
-def _read_grant(index: int, table: Any, line: int) -> tuple[Grant | None, list[Finding]]:
+def _read_table(
+    kind: str, index: int, table: Any, line: int
+) -> tuple[ScopeTable | None, list[Finding]]:
     name = table.get("name") if isinstance(table, dict) else None
-    prefix = f"line {line}, grant {name!r}: "
+    prefix = f"line {line}, {kind} {name!r}: "
     try:
-        read = GrantTable.model_validate(table)
+        read = _TABLES[kind].model_validate(table)
     except ValidationError as error:
-        return None, from_validation(error, at=("grant", index), prefix=prefix, line=line)
+        return None, from_validation(error, at=(kind, index), prefix=prefix, line=line)
     findings = [
-        problem(reason, pointer("grant", index, *place), prefix + message, line=line)
-        for reason, place, message in (*_bad_names(read), *_bad_scope(read))
+        problem(reason, pointer(kind, index, *place), prefix + message, line=line)
+        for reason, place, message in (*_bad_names(read), *_bad_scope(read), *_bad_rule(read))
     ]
-    return _grant(read, line), findings
+    return read, findings
 
 
-def _grant(table: GrantTable, line: int) -> Grant:
+def _grant(table: ScopeTable, line: int) -> Grant:
     members: dict[str, Any] = {
-        member: frozenset(value) if isinstance(value, tuple) else value for member, value in table
+        member: frozenset(value) if isinstance(value, tuple) else value
+        for member, value in table
+        if member in ScopeTable.model_fields
     }
     return Grant(line=line, **members)
+
+
+def _quorum(table: QuorumTable, line: int) -> Quorum:
+    return Quorum(QuorumRule(table.name, table.officers, table.groups), _grant(table, line))
 
 
 Objection = tuple[str, tuple[str | int, ...], str]
 
 
-def _bad_names(table: GrantTable) -> Iterator[Objection]:
+def _bad_rule(table: ScopeTable) -> Iterator[Objection]:
+    """Rules that nothing asks about, or that contradict themselves."""
+    if not isinstance(table, QuorumTable):
+        return
+    if table.name == BASE:
+        yield "NAME_INVALID", ("name",), f"{BASE!r} is the rule that officers set themselves"
+    for index, method in enumerate(table.methods):
+        if method in METHODS and method not in CALLS:
+            words = f"no officers are asked about {method}; see docs/reference/policy.md"
+            yield "QUORUM_NOT_ASKED", ("methods", index), words
+    for group, count in table.groups.items():
+        if not _NAME.fullmatch(group):
+            yield "NAME_INVALID", ("groups", group), f"{group!r} is no group name"
+        if count > table.officers:
+            words = f"{count} of {group} are more than {table.officers} officers"
+            yield "QUORUM_CONTRADICTORY", ("groups", group), words
+
+
+def _bad_names(table: ScopeTable) -> Iterator[Objection]:
     """Names that could never match anything, which their author cannot have meant."""
     for index, principal in enumerate(table.principals):
         kind, _, rest = principal.partition(":")
@@ -135,7 +190,7 @@ def _bad_names(table: GrantTable) -> Iterator[Objection]:
             yield "NAME_TWICE", (listed,), f"{listed} lists {name!r} twice"
 
 
-def _bad_scope(table: GrantTable) -> Iterator[Objection]:
+def _bad_scope(table: ScopeTable) -> Iterator[Objection]:
     """Resources named for no method's sake, and resources that a method needs but none names."""
     methods = [method for method in table.methods if method in METHODS]
     for resource, (listed, flags) in _MEMBERS.items():
@@ -156,8 +211,11 @@ def _twice(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _same_names(grants: list[Grant]) -> list[Finding]:
+def _same_names(kind: str, names: Iterable[str]) -> list[Finding]:
     return [
-        problem("NAME_TWICE", "/grant", f"two grants are named {name!r}; rename one")
-        for name in _twice(grant.name for grant in grants)
+        problem("NAME_TWICE", f"/{kind}", f"two {kind}s are named {name!r}; rename one")
+        for name in _twice(names)
     ]
+
+
+_TABLES: dict[str, type[ScopeTable]] = {"grant": GrantTable, "quorum": QuorumTable}

@@ -22,7 +22,7 @@ from keyd.daemon.clock import SystemClock, check_clock_against_log
 from keyd.daemon.clockwork import Clockwork
 from keyd.daemon.hardening import loading_variables
 from keyd.daemon.metrics_http import WorldMetrics, serve_metrics
-from keyd.daemon.policy_source import PolicyInForce, record_policy
+from keyd.daemon.policy_source import PolicyInForce, load_and_take, policy_to_start_with
 from keyd.daemon.signals import ForcedStop, Signals, Wish
 from keyd.daemon.status import describe, settled
 from keyd.errors import InvalidRequest, KeydError
@@ -98,7 +98,7 @@ def _thread_died(death: threading.ExceptHookArgs) -> None:
 
 def _start(settings: Settings, signals: Signals, stack: ExitStack) -> _Daemon:
     """Everything in the order that nothing can be asked before it is known to be sound."""
-    policy = PolicyInForce(load_policy(settings.policy.file))
+    load_policy(settings.policy.file)
     clock = SystemClock()
     ledger = open_ledger(settings.daemon.ledger, anchor=settings.daemon.anchor)
     stack.callback(ledger.close)
@@ -107,9 +107,9 @@ def _start(settings: Settings, signals: Signals, stack: ExitStack) -> _Daemon:
     if refusal := ledger.refusal():
         _log.critical("ledger_refuses", reason=refusal)
     else:
-        closed = close_open_intents(ledger, clock)
-        record_policy(ledger, clock, policy.current(), settings.policy.file)
-        _log.info("ledger_open", intents_closed=closed, policy=policy.current().revision)
+        _log.info("ledger_open", intents_closed=close_open_intents(ledger, clock))
+    policy = PolicyInForce(policy_to_start_with(settings.policy.file, ledger, clock))
+    _log.info("policy_in_force", policy=policy.current().revision)
     fleet = _tokens(settings, LedgerTokenJournal(ledger), clock)
     world = World(
         ledger=ledger,
@@ -211,9 +211,9 @@ def _reload(daemon: _Daemon) -> None:
     systemd.notify(*systemd.reloading())
     path = daemon.settings.policy.file
     try:
-        policy = load_policy(path)
+        load_policy(path)
         daemon.servers.reload_tls()
-        changed = record_policy(daemon.world.ledger, daemon.world.clock, policy, path)
+        policy, changed = load_and_take(path, daemon.world.ledger, daemon.world.clock)
         daemon.policy.replace(policy)
     except KeydError as error:
         _log.error("reload_refused", reason=error.reason, message=error.message)

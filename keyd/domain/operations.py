@@ -192,6 +192,18 @@ _STATE_METHODS = {
     "COMPROMISED": "KeyService.MarkKeyCompromised",
     "DESTROYED": "KeyService.DestroyKey",
 }
+# The calls that officers can be asked about: what a quorum rule of the policy may name.
+CALLS = frozenset(
+    {
+        *_STATE_METHODS.values(),
+        "SigningService.SignMetadata",
+        "RepositoryService.SetRoleRules",
+        "RepositoryService.VoidReservation",
+        "RotationService.StartRotation",
+        "OfficerService.AcceptPolicy",
+        "OfficerService.ChangeOfficers",
+    }
+)
 MAX_BYTES = 256 * 1024
 
 

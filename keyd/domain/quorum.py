@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from keyd.domain import canonical
 from keyd.domain.officers import Officer, OfficerSet
 
+# The rule that officers set themselves, for every loosening; policy files cannot name theirs so.
+BASE = "base"
+
 
 @dataclass(frozen=True)
 class QuorumRule:

@@ -17,11 +17,10 @@ from keyd.domain.officers import (
 )
 from keyd.domain.operations import ChangeOfficer, officer_digest, officer_text
 from keyd.domain.policy import Action, Caller, Policy
-from keyd.domain.quorum import QuorumRule, unreachable
+from keyd.domain.quorum import BASE, QuorumRule, unreachable
 from keyd.errors import AlreadyExists, InvalidRequest, PolicyViolation
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand, demand_administrator
-from keyd.services.quorum import BASE
 from keyd.services.world import World
 
 # Without these, nobody could mend anything.

@@ -23,14 +23,13 @@ from keyd.domain.operations import (
 )
 from keyd.domain.payload import Payload
 from keyd.domain.policy import Action, Caller
-from keyd.domain.quorum import QuorumRule, Tally, tally, unreachable
+from keyd.domain.quorum import BASE, QuorumRule, Tally, tally, unreachable
 from keyd.domain.records import Role
 from keyd.domain.records_quorum import Proposal, ProposalState
 from keyd.errors import ApprovalRequired, PolicyViolation
 from keyd.ports import Transaction, View
 from keyd.services.world import World
 
-BASE = "base"
 # What loosens anything, or cannot be undone.
 _ALWAYS = (AcceptPolicy, ChangeOfficer, SetBaseRule, SetRoleRules, StartRotation, VoidReservation)
 
