@@ -41,11 +41,7 @@ def change_state(
     demand(world, caller, Action(method, key=name))
     check_comment(comment)
     if new is KeyState.DESTROYED:
-        raise ApprovalRequired(
-            "QUORUM_UNAVAILABLE",
-            "destroying a key needs a quorum of officers, and no officers are enrolled; "
-            "deactivate it instead",
-        )
+        raise world.ledger.read(_not_destroyed_alone)
 
     def work(tx: Transaction) -> Key:
         key = named(tx, name)
@@ -72,6 +68,19 @@ def put_state(
     fields = {"key": key.name, "from": key.state.value, "to": new.value, "comment": comment}
     tx.append(Entry(Event.KEY_STATE_CHANGED, world.clock.now(), principal, fields=fields))
     return changed
+
+
+def _not_destroyed_alone(view: View) -> ApprovalRequired:
+    if view.base_threshold():
+        return ApprovalRequired(
+            "APPROVAL_REQUIRED",
+            "destroying a key needs a quorum of officers: propose it, and execute the proposal",
+        )
+    return ApprovalRequired(
+        "QUORUM_UNAVAILABLE",
+        "destroying a key needs a quorum of officers, and no officers are enrolled; "
+        "deactivate it instead",
+    )
 
 
 def owner(world: World, key: Key) -> str:
