@@ -25,6 +25,14 @@ _TOKEN = frozenset({Resource.TOKEN})
 
 # A call that leaves out one of its resources is denied, so a service that forgets to say what it
 # is about to touch cannot be let through by a grant that names nothing.
+# Not calls of the contract: what officers decide under these names is done by executing a proposal.
+PROPOSED = frozenset(
+    {
+        "OfficerService.AcceptPolicy",
+        "OfficerService.ChangeOfficers",
+        "RepositoryService.VoidReservation",
+    }
+)
 METHODS: Mapping[str, frozenset[Resource]] = MappingProxyType(
     {
         "SigningService.SignMetadata": _SIGNATURE,

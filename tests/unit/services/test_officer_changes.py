@@ -166,6 +166,8 @@ class Changes(RuleBasedStateMachine):
         except KeydError as error:
             if error.reason not in BEFOREHAND:
                 raise
+            for left in self.world.ledger.read(lambda view: view.open_proposals()):
+                proposals.cancel(self.world, ADMIN, left.name)
             return False
         return True
 
