@@ -221,4 +221,4 @@ class Changes(RuleBasedStateMachine):
 
 # Every step is three or more flushed transactions.
 TestChanges = pytest.mark.slow(seconds=60)(pytest.mark.timeout(600)(Changes.TestCase))
-TestChanges.settings = settings(max_examples=8, stateful_step_count=12, deadline=None)
+TestChanges.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
