@@ -9,7 +9,9 @@ from keyd.rpc.drain import Drain
 from keyd.rpc.health import Health
 from keyd.rpc.keys import Keys
 from keyd.rpc.method import Method
+from keyd.rpc.officers import Officers
 from keyd.rpc.options import ServerOptions
+from keyd.rpc.proposals import Proposals
 from keyd.rpc.reflection import Reflection
 from keyd.rpc.repositories import Repositories
 from keyd.rpc.signing import Signing
@@ -24,6 +26,8 @@ def all_methods(world: World, options: ServerOptions, drain: Drain) -> Mapping[s
         Keys(world),
         Tokens(world),
         Repositories(world),
+        Officers(world),
+        Proposals(world),
         Audit(world),
         Health(world, drain),
     )
