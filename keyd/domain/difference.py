@@ -68,7 +68,7 @@ def _members(prefix: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Ite
     for name in sorted(old.keys() | new.keys()):
         before, after = _value(old, name), _value(new, name)
         if before != after:
-            yield f"{prefix}{_text(name)}: {before} -> {after}"
+            yield f"{prefix}{plain_text(name)}: {before} -> {after}"
 
 
 def _roles(
@@ -78,7 +78,7 @@ def _roles(
     new_names: Mapping[str, str],
 ) -> Iterator[str]:
     for role in sorted(old.keys() | new.keys()):
-        prefix = f"role {_text(role)}: "
+        prefix = f"role {plain_text(role)}: "
         before, after = old.get(role, _NOTHING), new.get(role, _NOTHING)
         yield from _members(prefix, _without(before, "keyids"), _without(after, "keyids"))
         gone = _missing_from(after.get("keyids", ()), before.get("keyids", ()), old_names)
@@ -92,7 +92,7 @@ def _missing_from(
 ) -> dict[str, str]:
     """Key ids that the other list lacks, by what identifies the key."""
     return {
-        names.get(keyid, f"(no usable key, {_text(keyid)})"): keyid
+        names.get(keyid, f"(no usable key, {plain_text(keyid)})"): keyid
         for keyid in keyids
         if keyid not in other
     }
@@ -100,10 +100,10 @@ def _missing_from(
 
 def _listing(fingerprint: str, old: str | None, new: str | None) -> str:
     if old is None:
-        return f"key added: {fingerprint} as {_text(str(new))}"
+        return f"key added: {fingerprint} as {plain_text(str(new))}"
     if new is None:
-        return f"key removed: {fingerprint} as {_text(old)}"
-    return f"key stays under another id: {fingerprint} as {_text(old)} -> {_text(new)}"
+        return f"key removed: {fingerprint} as {plain_text(old)}"
+    return f"key stays under another id: {fingerprint} as {plain_text(old)} -> {plain_text(new)}"
 
 
 def _keys(
@@ -114,7 +114,7 @@ def _keys(
 ) -> Iterator[str]:
     for keyid in sorted(old.keys() | new.keys()):
         before, after = _key(old, keyid, old_names), _key(new, keyid, new_names)
-        yield from _members(f"key {_text(keyid)}: ", before, after)
+        yield from _members(f"key {plain_text(keyid)}: ", before, after)
 
 
 def _key(keys: Mapping[str, Any], keyid: str, names: Mapping[str, str]) -> Mapping[str, Any]:
@@ -131,6 +131,6 @@ def _value(value: Mapping[str, Any], name: str) -> str:
     return json.dumps(value[name], sort_keys=True) if name in value else "(absent)"
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Names as they are if plain, else as ASCII JSON: no line feed, no look-alike passes."""
     return text if _PLAIN.fullmatch(text) else json.dumps(text)

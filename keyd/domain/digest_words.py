@@ -6,7 +6,7 @@ swapped, dropped or doubled shows.
 
 from __future__ import annotations
 
-_EVEN = """
+_TWO_SYLLABLES = """
 aardvark absurd accrue acme adrift adult afflict ahead aimless Algol allow alone ammo ancient apple
 artist assume Athens atlas Aztec baboon backfield backward banjo beaming bedlamp beehive beeswax
 befriend Belfast berserk billiard bison blackjack blockade blowtorch bluebird bombast bookshelf
@@ -28,8 +28,8 @@ stairway standard stapler steamship sterling stockman stopwatch stormy sugar sur
 sweatband swelter tactics talon tapeworm tempest tiger tissue tonic topmost tracker transit trauma
 treadmill Trojan trouble tumor tunnel tycoon uncut unearth unwind uproot upset upshot vapor village
 virus Vulcan waffle wallet watchword wayside willow woodlark Zulu
-""".split()
-_ODD = """
+"""
+_THREE_SYLLABLES = """
 adroitness adviser aftermath aggregate alkali almighty amulet amusement antenna applicant Apollo
 armistice article asteroid Atlantic atmosphere autopsy Babylon backwater barbecue belowground
 bifocals bodyguard bookseller borderline bottomless Bradbury bravado Brazilian breakaway Burlington
@@ -55,7 +55,8 @@ stupendous supportive surrender suspicious sympathy tambourine telephone therapi
 tomorrow torpedo tradition travesty trombonist truncated typewriter ultimate undaunted underfoot
 unicorn unify universe unravel upcoming vacancy vagabond vertigo Virginia visitor vocalist voyager
 warranty Waterloo whimsical Wichita Wilmington Wyoming yesteryear Yucatan
-""".split()
+"""
+_EVEN, _ODD = _TWO_SYLLABLES.split(), _THREE_SYLLABLES.split()
 
 
 def digest_words(digest: bytes) -> tuple[str, ...]:

@@ -255,5 +255,11 @@ def _required(
     return ApprovalRequired(
         "APPROVAL_REQUIRED",
         f"to {operation.words()} needs {needed}; {advice}",
-        details={"operation_sha256": digest, "rule": needed, "proposal": waiting},
+        details={
+            # Cut off where it is long: a digest tells.
+            "operation": operations.encode(operation).decode(),
+            "operation_sha256": digest,
+            "rule": needed,
+            "proposal": waiting,
+        },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from keyd.domain.digest_words import digest_words
@@ -29,4 +31,5 @@ def test_every_byte_has_a_word_of_its_own_at_even_and_odd_places() -> None:
     even, odd = zip(*pairs, strict=True)
     assert len({*even, *odd}) == 512
     for words in (even, odd):
-        assert list(words) == sorted(words, key=str.lower)
+        out_of_order = [pair for pair in pairwise(words) if pair[0].lower() > pair[1].lower()]
+        assert out_of_order in ([], [("applicant", "Apollo")])  # as published
