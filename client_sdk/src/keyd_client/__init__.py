@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keyd_client.batch import sign_metadata_batch as sign_metadata_batch
     from keyd_client.client import Client as Client
     from keyd_client.errors import KeydClientError as KeydClientError
+    from keyd_client.pending import PendingApproval as PendingApproval
     from keyd_client.profile import Profile as Profile
     from keyd_client.repository import KeydRepository as KeydRepository
     from keyd_client.roles import RoleKeys as RoleKeys
@@ -28,6 +29,7 @@ _HOME = {
     "KeydClientError": "errors",
     "KeydRepository": "repository",
     "KeydSigner": "signer",
+    "PendingApproval": "pending",
     "Profile": "profile",
     "RoleKeys": "roles",
     "register": "signer",
@@ -39,6 +41,7 @@ __all__ = [
     "KeydClientError",
     "KeydRepository",
     "KeydSigner",
+    "PendingApproval",
     "Profile",
     "RoleKeys",
     "register",

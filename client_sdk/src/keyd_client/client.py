@@ -12,10 +12,13 @@ from securesystemslib.signer import Key
 from keyd_client import echo
 from keyd_client.api.audit import Audit
 from keyd_client.api.keys import Keys
+from keyd_client.api.officers import Officers
+from keyd_client.api.proposals import Proposals
 from keyd_client.api.repositories import Repositories
 from keyd_client.api.tokens import Tokens
 from keyd_client.channel import Connection
-from keyd_client.errors import InvalidRequest
+from keyd_client.errors import ApprovalRequired, InvalidRequest
+from keyd_client.pending import PendingApproval, pending
 from keyd_client.profile import Profile
 from keyd_protos.v1.signing_pb2 import (
     CheckMetadataRequest,
@@ -35,7 +38,7 @@ LARGEST_OPAQUE = 2**20
 
 
 class Client:
-    """One daemon's API: signing here, the rest in `keys`, `tokens`, `repositories`, `audit`.
+    """One daemon's API: signing here, the rest in `keys`, `tokens` and the like.
 
     `profile` is the name of a profile file or a `Profile`. Nothing is read or opened before the
     first call; threads may share a client; a forked child and replaced credential files get a new
@@ -50,6 +53,8 @@ class Client:
         self.tokens = Tokens(self.connection)
         self.repositories = Repositories(self.connection)
         self.audit = Audit(self.connection)
+        self.officers = Officers(self.connection)
+        self.proposals = Proposals(self.connection)
 
     def __enter__(self) -> Client:
         return self
@@ -135,6 +140,40 @@ class Client:
         if public_key is not None:
             echo.verified(public_key, answer, payload)
         return answer
+
+    def sign_or_propose(
+        self,
+        key: str,
+        payload: bytes,
+        *,
+        public_key: Key | None = None,
+        repository: str = "",
+        role: str = "",
+        confirmed_change: bytes = b"",
+        timeout_s: float | None = None,
+    ) -> MetadataSignature | PendingApproval:
+        """As `sign_metadata`; where officers have to agree first, propose it and return at once.
+
+        Raises: KeydClientError.
+        """
+
+        def sign() -> MetadataSignature:
+            return self.sign_metadata(
+                key,
+                payload,
+                public_key=public_key,
+                repository=repository,
+                role=role,
+                confirmed_change=confirmed_change,
+                timeout_s=timeout_s,
+            )
+
+        try:
+            return sign()
+        except ApprovalRequired as refusal:
+            if refusal.reason != "APPROVAL_REQUIRED":
+                raise
+            return pending(refusal, payload, self.proposals, sign)
 
     def check_metadata(
         self,

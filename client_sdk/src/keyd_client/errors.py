@@ -116,6 +116,10 @@ class ApprovalRequired(KeydClientError):
     """A quorum of officers must approve the operation."""
 
 
+class ProposalEnded(KeydClientError):
+    """What officers were asked will not be allowed as it was proposed: read the reason."""
+
+
 class PinRejected(KeydClientError):
     """The token waits for an operator: ``keyd token unlock``."""
 

@@ -19,6 +19,24 @@ from keyd_protos.v1.audit_pb2 import (
     LogEntry,
 )
 from keyd_protos.v1.keys_pb2 import Key, KeyContent, KeyState
+from keyd_protos.v1.officers_pb2 import (
+    EnrolFirstOfficersResponse,
+    ListOfficersResponse,
+    Officer,
+    OfficerKey,
+    OfficerKeyKind,
+    OfficerKeyState,
+    OfficerState,
+)
+from keyd_protos.v1.proposals_pb2 import (
+    Approval,
+    Decision,
+    GetProposalResponse,
+    Proposal,
+    ProposalState,
+    QuorumRule,
+    RuleStanding,
+)
 from keyd_protos.v1.repositories_pb2 import (
     GetRepositoryStateResponse,
     GetRoleRulesResponse,
@@ -41,11 +59,15 @@ from keyd_protos.v1.signing_pb2 import (
 from keyd_protos.v1.tokens_pb2 import Token, TokenKey, TokenState, WatchTokensResponse
 
 __all__ = [
+    "Approval",
     "BatchSignMetadataResult",
     "CheckMetadataResponse",
+    "Decision",
+    "EnrolFirstOfficersResponse",
     "Finding",
     "GetCheckpointResponse",
     "GetInclusionProofResponse",
+    "GetProposalResponse",
     "GetRepositoryStateResponse",
     "GetRoleRulesResponse",
     "GetSignatureResponse",
@@ -53,14 +75,24 @@ __all__ = [
     "Key",
     "KeyContent",
     "KeyState",
+    "ListOfficersResponse",
     "LogEntry",
     "MetadataSignature",
     "MetadataToSign",
+    "Officer",
+    "OfficerKey",
+    "OfficerKeyKind",
+    "OfficerKeyState",
+    "OfficerState",
+    "Proposal",
+    "ProposalState",
+    "QuorumRule",
     "RegisterRepositoryResponse",
     "Repository",
     "RepositoryStage",
     "RoleRules",
     "RoleState",
+    "RuleStanding",
     "SignOpaqueResponse",
     "Token",
     "TokenKey",

@@ -1,4 +1,4 @@
-"""What an officer reads of targets, snapshot and timestamp: every difference, and no escape codes."""
+"""What an officer reads of targets, snapshot and timestamp: every difference, no escape codes."""
 
 from __future__ import annotations
 
