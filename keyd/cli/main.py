@@ -25,6 +25,7 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: Mapping[str, Lazy] = {
+    "approve": Lazy("approve", "approve", "Approve a proposal offline, with your own key."),
     "audit": Lazy("audit", "audit", "Read, verify and prove the audit log."),
     "check": Lazy("sign", "check", "Judge TUF metadata as signing would, without a token."),
     "completion": Lazy("completion", "completion", "Print the shell's completion script."),
@@ -34,7 +35,9 @@ COMMANDS: Mapping[str, Lazy] = {
     "init": Lazy("init", "init", "Write a configuration and create the ledger."),
     "key": Lazy("key", "key", "Make, list and retire keys."),
     "ledger": Lazy("ledger", "ledger", "Back up, repair and verify the ledger."),
+    "officer": Lazy("officer", "officer", "Enrol, replace and revoke officers."),
     "policy": Lazy("policy", "policy", "Explain who may do what."),
+    "proposal": Lazy("proposal", "proposal", "Propose what needs officers, and decide on it."),
     "repo": Lazy("repo", "repo", "Register TUF repositories and see their state."),
     "serve": Lazy("serve", "serve", "Run the daemon."),
     "sign": Lazy("sign", "sign", "Have TUF metadata signed."),

@@ -1,0 +1,268 @@
+"""What an officer decides on, judged from the bytes: digests, difference, rules.
+
+Everything here is computed from operation, payloads and rules. What a daemon says of them is only
+compared, and a difference ends the matter.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+from keyd.cli.metadata_files import read_document, read_file
+from keyd.domain import operations
+from keyd.domain.approval import Basis, expiry_text
+from keyd.domain.digest_words import digest_words
+from keyd.domain.operations import Operation, SignMetadata
+from keyd.domain.payload import Payload, parse
+from keyd.domain.payload_changes import payload_changes
+from keyd.domain.quorum import QuorumRule, rules_digest
+from keyd.errors import InvalidRequest
+from keyd_client.messages import GetProposalResponse
+
+_FORM = "keyd-statement-file-v1"
+_LARGEST = 3_750_000
+_FILE_MAX = 16_000_000
+_WORDS_IN_A_ROW = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One proposal as it lies before an officer. `trusted` b"": nothing to compare with."""
+
+    basis: Basis
+    operation: bytes
+    payload: bytes
+    trusted: bytes
+    rules: tuple[QuorumRule, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the bytes say. `digest` is what officers compare by voice, 32 bytes: the payload's, or
+    the operation's where nothing is signed."""
+
+    case: Case
+    operation: Operation
+    digest: bytes
+    changes: tuple[str, ...]
+
+    def lines(self) -> tuple[str, ...]:
+        """For the person who decides; printable ASCII."""
+        basis = self.case.basis
+        trusted = self.case.trusted
+        return (
+            f"proposal   {plain(basis.proposal)}",
+            f"daemon     {plain(basis.daemon)}",
+            f"operation  {plain(self.operation.words())}",
+            f"SHA-256    {_grouped(self.digest)}",
+            *_rows(self.digest),
+            *(f"rule       {plain(rule.words())} ({plain(rule.name)})" for rule in self.case.rules),
+            f"expires    {plain(basis.expires)}",
+            *self._compared(trusted),
+        )
+
+    def _compared(self, trusted: bytes) -> tuple[str, ...]:
+        if not isinstance(self.operation, SignMetadata):
+            return ()
+        against = hashlib.sha256(trusted).hexdigest() if trusted else "nothing"
+        nothing_changed = ("  (nothing)",)
+        indented = tuple(f"  {line}" for line in self.changes) or nothing_changed
+        return (f"changes against {against}:", *indented)
+
+    def data(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "operation": json.loads(self.case.operation),
+            "words": self.operation.words(),
+            "digest": self.digest.hex(),
+            "digest_words": list(digest_words(self.digest)),
+            "changes": list(self.changes),
+            "basis": asdict(self.case.basis),
+        }
+
+
+def case_of(answer: GetProposalResponse) -> Case:
+    """A case as a daemon tells it.
+
+    Raises: InvalidRequest (DIGEST_MISMATCH) when the daemon's digests are not those of the bytes.
+    """
+    found = answer.proposal
+    rules = tuple(
+        QuorumRule(each.rule.name, each.rule.threshold, dict(each.rule.groups))
+        for each in found.rules
+    )
+    basis = Basis(
+        daemon=found.daemon,
+        proposal=found.name,
+        operation=operations.decode(found.operation).kind,
+        operation_sha256=found.operation_sha256.hex(),
+        payload_sha256=found.payload_sha256.hex(),
+        rules_sha256=rules_digest(rules),
+        officers_sha256=found.officers_sha256.hex(),
+        policy_revision=found.policy_revision,
+        expires=expiry_text(found.expire_time.ToDatetime(UTC)),
+    )
+    return Case(basis, found.operation, answer.payload, answer.trusted, rules)
+
+
+def with_own_files(case: Case, payload: Path | None, trusted: Path | None) -> Case:
+    """The case with the officer's own copies of the metadata, which must be the daemon's.
+
+    Raises: InvalidRequest (DIGEST_MISMATCH), click.UsageError.
+    """
+    if payload is not None:
+        own = read_document(payload).payload
+        if case.payload and own != case.payload:
+            raise _mismatch(f"{payload} is not the payload that the proposal holds")
+        case = replace(case, payload=own)
+    if trusted is not None:
+        own = read_document(trusted).payload
+        if case.trusted and own != case.trusted:
+            raise _mismatch(f"{trusted} is not the version that the daemon trusts")
+        case = replace(case, trusted=own)
+    return case
+
+
+def judge(case: Case) -> Judged:
+    """Compute all digests and the difference. Raises: InvalidRequest."""
+    operation = operations.decode(case.operation)
+    basis = case.basis
+    digest = hashlib.sha256(case.operation).digest()
+    checks: list[tuple[object, object, str]] = [
+        (operation.kind, basis.operation, "kind of operation"),
+        (digest.hex(), basis.operation_sha256, "operation"),
+        (rules_digest(case.rules), basis.rules_sha256, "rules"),
+    ]
+    changes: tuple[str, ...] = ()
+    if isinstance(operation, SignMetadata):
+        if not case.payload:
+            raise InvalidRequest(
+                "PAYLOAD_MISSING", "the payload is not in the statement: give it by --payload FILE"
+            )
+        payload, before = _parsed(case.payload), _parsed(case.trusted) if case.trusted else None
+        digest = bytes.fromhex(payload.digest)
+        checks += [
+            (payload.digest, basis.payload_sha256, "payload"),
+            (payload.digest, operation.payload_sha256, "payload of the operation"),
+            (payload.signed["version"], operation.version, "version"),
+            (payload.signed["_type"], _type_of(operation.role), "type of metadata"),
+        ]
+        if before is not None:
+            checks.append((before.signed["_type"], payload.signed["_type"], "trusted version"))
+        changes = payload_changes(before, payload)
+    else:
+        checks.append(("", basis.payload_sha256, "payload"))
+    for own, stated, what in checks:
+        if own != stated:
+            raise _mismatch(f"its {what} is {own}, where {stated} is stated")
+    return Judged(case, operation, digest, changes)
+
+
+def encode(case: Case, officer: str) -> bytes:
+    """A case as the file that travels to an officer who is offline."""
+    document = {
+        "form": _FORM,
+        "officer": officer,
+        "basis": asdict(case.basis),
+        "operation": _text(case.operation),
+        "payload": _text(case.payload),
+        "trusted": _text(case.trusted),
+        "rules": [
+            {"name": rule.name, "threshold": rule.threshold, "groups": dict(rule.groups)}
+            for rule in case.rules
+        ],
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def decode(path: Path) -> tuple[Case, str]:
+    """Case and officer's name of such a file. Raises: InvalidRequest (STATEMENT_UNREADABLE)."""
+    content = read_file(path)
+    try:
+        if len(content) > _FILE_MAX:
+            raise ValueError
+        document = json.loads(content)
+        if document["form"] != _FORM:
+            raise ValueError
+        basis = Basis(**{each.name: str(document["basis"][each.name]) for each in fields(Basis)})
+        rules = tuple(
+            QuorumRule(str(rule["name"]), int(rule["threshold"]), _groups(rule["groups"]))
+            for rule in document["rules"]
+        )
+        case = Case(
+            basis,
+            _bytes(document["operation"]),
+            _bytes(document["payload"]),
+            _bytes(document["trusted"]),
+            rules,
+        )
+        return case, str(document["officer"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            "STATEMENT_UNREADABLE", f"{path} is no file of keyd proposal statement"
+        ) from error
+
+
+def plain(text: str) -> str:
+    """Text that a terminal prints and does nothing else with."""
+    return "".join(
+        each if " " <= each <= "~" else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def _parsed(content: bytes) -> Payload:
+    """Extra members are for the daemon's rules to judge; here they are shown like the rest."""
+    return parse(content, max_bytes=_LARGEST, extra_members=_extra_members(content))
+
+
+def _extra_members(content: bytes) -> tuple[str, ...]:
+    try:
+        members: Iterable[str] = json.loads(content)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(members)
+
+
+def _type_of(role: str) -> str:
+    return role if role in ("root", "snapshot", "timestamp") else "targets"
+
+
+def _grouped(digest: bytes) -> str:
+    text = digest.hex()
+    return " ".join(text[start : start + 8] for start in range(0, len(text), 8))
+
+
+def _rows(digest: bytes) -> tuple[str, ...]:
+    """Words, numbered by their rows, for reading aloud."""
+    words = digest_words(digest)
+    return tuple(
+        f"  words {first + 1:>2}  {'  '.join(words[first : first + _WORDS_IN_A_ROW])}"
+        for first in range(0, len(words), _WORDS_IN_A_ROW)
+    )
+
+
+def _groups(value: dict[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in value.items()}
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("no base64") from error
+
+
+def _mismatch(why: str) -> InvalidRequest:
+    return InvalidRequest("DIGEST_MISMATCH", f"do not approve this: {plain(why)}")

@@ -1,0 +1,95 @@
+"""How an officer's decision is shown, confirmed and signed: online and offline alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from keyd.cli.case import Case, judge
+from keyd.cli.officer_keys import checked, opened
+from keyd.cli.output import say
+from keyd.cli.remote import confirm_name
+from keyd.domain.approval import Decision, Statement, sealed
+from keyd.domain.officers import OfficerKeyKind
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _hex(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
+    try:
+        return bytes.fromhex(value)
+    except ValueError as error:
+        raise click.BadParameter("is not hexadecimal") from error
+
+
+_KEY_OPTIONS = (
+    click.option(
+        "--key",
+        required=True,
+        help="Your own key: a token's address (pkcs11:token=…), or file:PATH in development.",
+    ),
+    click.option(
+        "--module",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="PKCS#11 library of the token.",
+    ),
+    click.option(
+        "--key-id", default="", callback=_hex, help="CKA_ID, if the token has several keys."
+    ),
+    click.option(
+        "--pin-fd", type=click.IntRange(0), help="Read the PIN here, not from the terminal."
+    ),
+)
+_FILE_OPTIONS = tuple(
+    click.option(
+        f"--{name}", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=text
+    )
+    for name, text in (
+        ("payload", "Your own copy of the metadata to be signed; must be the proposal's."),
+        ("trusted", "Your own copy of the trusted version; must be what the daemon compares with."),
+    )
+)
+_CONFIRM = click.option(
+    "--confirm", metavar="NAME", help="The proposal's name once more, instead of being asked."
+)
+
+
+def key_options(command: Command) -> Command:
+    """Options that name an officer's key."""
+    for option in reversed(_KEY_OPTIONS):
+        command = option(command)
+    return command
+
+
+def deciding_options(command: Command) -> Command:
+    """Options of every command by which an officer decides."""
+    for option in reversed((*_KEY_OPTIONS, *_FILE_OPTIONS, _CONFIRM)):
+        command = option(command)
+    return command
+
+
+def decided(case: Case, statement: Statement, confirm: str | None, key: Callable[[], Any]) -> bytes:
+    """Show the case as its bytes have it, have the name typed, sign: returns the envelope.
+
+    `key` opens the officer's key. Raises: KeydError, click.UsageError.
+    """
+    for line in judge(case).lines():
+        say(line)
+    word = {Decision.APPROVE: "approved", Decision.REJECT: "rejected"}[statement.decision]
+    confirm_name(
+        case.basis.proposal,
+        confirm,
+        f"Compare the words with the other officers. It will be {word} by {statement.officer}.",
+    )
+    with key() as signer:
+        if signer.public.kind is OfficerKeyKind.FILE:
+            say("warning: a key in a file is for development only")
+        return sealed(statement, signer.public, checked(signer, statement.to_be_signed()))
+
+
+def opener(key: str, module: Path | None, key_id: bytes, pin_fd: int | None) -> Callable[[], Any]:
+    """What opens the key that the command line names, once it is needed."""
+    return lambda: opened(key, module, key_id, pin_fd)

@@ -1,0 +1,83 @@
+"""Operations as the command line names them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import click
+
+from keyd.cli.metadata_files import read_document, read_file
+from keyd.domain import operations
+from keyd.domain.operations import (
+    AcceptPolicy,
+    ChangeKeyState,
+    Operation,
+    SetBaseRule,
+    SignMetadata,
+    VoidReservation,
+)
+from keyd.domain.payload import parse
+from keyd_client import Client
+from keyd_client.messages import label
+
+_LARGEST = 3_750_000
+
+
+def signing(client: Client, path: Path, repository: str, role: str) -> tuple[Operation, bytes]:
+    """Have a metadata file's payload signed, in the role's present epoch."""
+    document = read_document(path)
+    payload = parse(document.payload, max_bytes=_LARGEST)
+    name = repository or client.profile.repository
+    meant = document.role(role, path, "")
+    operation = SignMetadata(
+        repository=name,
+        role=meant,
+        epoch=_epoch(client, name, meant),
+        version=payload.signed["version"],
+        payload_sha256=payload.digest,
+    )
+    return operation, document.payload
+
+
+def voiding(client: Client, repository: str, role: str, version: int) -> Operation:
+    """Free a version that is bound to a payload, in the role's present epoch."""
+    name = repository or client.profile.repository
+    bound = client.get_signature(role, version, name).payload
+    epoch = _epoch(client, name, role)
+    return VoidReservation(name, role, epoch, version, hashlib.sha256(bound).hexdigest())
+
+
+def key_state(client: Client, key: str, state: str) -> Operation:
+    """Take a key, as it is now, to another state."""
+    found = client.keys.get(key)
+    return ChangeKeyState(key, found.key_sha256.hex(), label(found, "state"), state)
+
+
+def base_rule(threshold: int) -> Operation:
+    """Set the base rule."""
+    return SetBaseRule(threshold)
+
+
+def policy(path: Path) -> Operation:
+    """Accept a policy file by its bytes."""
+    return AcceptPolicy(hashlib.sha256(read_file(path)).hexdigest())
+
+
+def written(path: Path, payload: Path | None) -> tuple[Operation, bytes]:
+    """An operation in canonical JSON, from a file. Raises: InvalidRequest, click.UsageError."""
+    operation = operations.decode(read_file(path).removesuffix(b"\n"))
+    return operation, read_document(payload).payload if payload else b""
+
+
+def one_of(chosen: dict[str, object]) -> str:
+    """The one option that was given. Raises: click.UsageError."""
+    given = [name for name, value in chosen.items() if value not in (None, ())]
+    if len(given) != 1:
+        raise click.UsageError(f"say what to propose by one of {', '.join(chosen)}")
+    return given[0]
+
+
+def _epoch(client: Client, repository: str, role: str) -> int:
+    state = client.repositories.state(repository)
+    return next((each.epoch for each in state.roles if each.role == role), 0)
