@@ -25,7 +25,7 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: Mapping[str, Lazy] = {
-    "approve": Lazy("approve", "approve", "Approve a proposal offline, with your own key."),
+    "approve": Lazy("approve", "approve", "Approve, or reject, what a statement file proposes, with your own key."),
     "audit": Lazy("audit", "audit", "Read, verify and prove the audit log."),
     "check": Lazy("sign", "check", "Judge TUF metadata as signing would, without a token."),
     "completion": Lazy("completion", "completion", "Print the shell's completion script."),
@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "init": Lazy("init", "init", "Write a configuration and create the ledger."),
     "key": Lazy("key", "key", "Make, list and retire keys."),
     "ledger": Lazy("ledger", "ledger", "Back up, repair and verify the ledger."),
-    "officer": Lazy("officer", "officer", "Enrol, replace and revoke officers."),
+    "officer": Lazy("officer", "officer", "Enrol, replace and revoke the persons who approve."),
     "policy": Lazy("policy", "policy", "Explain who may do what."),
     "proposal": Lazy("proposal", "proposal", "Propose what needs officers, and decide on it."),
     "repo": Lazy("repo", "repo", "Register TUF repositories and see their state."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import structlog
 
 from keyd.backends.config import TokenConfig
 from keyd.backends.token import WorkerToken
@@ -92,6 +95,11 @@ def opened_token(
 
     Raises: KeydError, click.UsageError.
     """
+    # The worker's comings and goings are no news here, and stdout is for data.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     config = TokenConfig(
         _NAME,

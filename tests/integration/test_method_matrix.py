@@ -25,14 +25,18 @@ from grpc_reflection.v1alpha import reflection_pb2  # type: ignore[import-untype
 
 import keyd_protos.v1
 from keyd.config.policy_file import parse_policy
-from keyd.domain import canonical
+from keyd.domain import canonical, dsse, operations
+from keyd.domain.approval import PAYLOAD_TYPE, Basis, Decision, Statement
 from keyd.domain.keys import Content
 from keyd.domain.methods import METHODS as TOUCHED
+from keyd.domain.operations import SetBaseRule
 from keyd.rpc.revocation import RevocationList
 from keyd.rpc.server import RpcServers, ServerOptions, UnixListener
 from keyd_protos.v1 import (
     audit_pb2,
     keys_pb2,
+    officers_pb2,
+    proposals_pb2,
     repositories_pb2,
     signing_pb2,
     tokens_pb2,
@@ -213,6 +217,8 @@ RULES = repositories_pb2.RoleRules(
     expiry_max_s=1000, payload_max_bytes=1000, threshold_floor=1, keyid_formula="either"
 )
 FILE = repositories_pb2.MetadataFile(role="targets", content=b"{}")
+STATEMENT = Statement("nobody", Decision.APPROVE, Basis(*(["none"] * 9)))
+ENVELOPE = dsse.encode(dsse.Envelope(PAYLOAD_TYPE, STATEMENT.encode(), "00" * 32, b"none"))
 REQUESTS: Mapping[str, Build] = {
     "SignMetadata": lambda author, identity, where: signing_pb2.SignMetadataRequest(
         metadata=to_sign(author, identity, where)
@@ -260,6 +266,18 @@ REQUESTS: Mapping[str, Build] = {
     "GetRoleRules": _role(repositories_pb2.GetRoleRulesRequest),
     "SetRoleRules": _role(repositories_pb2.SetRoleRulesRequest, rules=RULES),
     "ImportMetadata": _repository(repositories_pb2.ImportMetadataRequest, files=[FILE]),
+    "EnrolFirstOfficers": _plain(officers_pb2.EnrolFirstOfficersRequest(threshold=2)),
+    "ListOfficers": _plain(officers_pb2.ListOfficersRequest()),
+    "CreateProposal": _plain(
+        proposals_pb2.CreateProposalRequest(operation=operations.encode(SetBaseRule(2)))
+    ),
+    "ListProposals": _plain(proposals_pb2.ListProposalsRequest()),
+    "GetProposal": _plain(proposals_pb2.GetProposalRequest(proposal="p-none")),
+    "DecideProposal": _plain(
+        proposals_pb2.DecideProposalRequest(proposal="p-none", envelope=ENVELOPE)
+    ),
+    "CancelProposal": _plain(proposals_pb2.CancelProposalRequest(proposal="p-none")),
+    "ExecuteProposal": _plain(proposals_pb2.ExecuteProposalRequest(proposal="p-none")),
     "ListEntries": _plain(audit_pb2.ListEntriesRequest()),
     "GetCheckpoint": _plain(audit_pb2.GetCheckpointRequest()),
     "GetInclusionProof": _plain(audit_pb2.GetInclusionProofRequest(index=0, size=1)),

@@ -43,11 +43,12 @@ _BY_CODE: Mapping[int, type[KeydClientError]] = {
 _BY_REASON: Mapping[str, type[KeydClientError]] = {
     "VERSION_ALREADY_SIGNED_DIFFERENTLY": errors.Equivocation,
     "CHANGE_NOT_CONFIRMED": errors.ChangeNotConfirmed,
+    "APPROVAL_REQUIRED": errors.ApprovalRequired,
+    "PROPOSAL_STALE": errors.ApprovalRequired,
+    "QUORUM_UNAVAILABLE": errors.ApprovalRequired,
 }
 _BY_PREFIX: Mapping[str, type[KeydClientError]] = {
     "PIN_": errors.PinRejected,
-    "QUORUM_": errors.ApprovalRequired,
-    "APPROVAL_": errors.ApprovalRequired,
 }
 
 

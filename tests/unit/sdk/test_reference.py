@@ -7,14 +7,25 @@ import re
 from pathlib import Path
 
 import keyd_client
-from keyd_client import Client, KeydRepository, KeydSigner, Profile, errors, profile
+from keyd_client import (
+    Client,
+    KeydRepository,
+    KeydSigner,
+    PendingApproval,
+    Profile,
+    errors,
+    profile,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "reference" / "sdk.md").read_text("utf-8")
 SOURCE = Path(keyd_client.__file__).parent
 _REASON = re.compile(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"')
 # Reasons of the daemon that the SDK looks for.
-DAEMONS = {"VERSION_ALREADY_SIGNED_DIFFERENTLY", "CHANGE_NOT_CONFIRMED"}
+DAEMONS = {"VERSION_ALREADY_SIGNED_DIFFERENTLY", "CHANGE_NOT_CONFIRMED", "APPROVAL_REQUIRED"} | {
+    "PROPOSAL_STALE",
+    "QUORUM_UNAVAILABLE",
+}
 NO_REASONS = {"KEYD_PROFILE_DIR", "XDG_CONFIG_HOME"}
 
 
@@ -46,11 +57,18 @@ def test_every_error_class_is_listed() -> None:
 
 
 def test_every_call_is_listed() -> None:
-    for kind in (Client, KeydSigner):
+    for kind in (Client, KeydSigner, PendingApproval):
         own = {name for name in public(kind) if name in vars(kind)} - {"close", "to_sign"}
         assert own <= words(PAGE), kind
     client = Client(Profile("unix:/nowhere"))
-    for group in (client.keys, client.tokens, client.repositories, client.audit):
+    for group in (
+        client.keys,
+        client.tokens,
+        client.repositories,
+        client.officers,
+        client.proposals,
+        client.audit,
+    ):
         assert public(group) <= words(PAGE), group
     own = {n for n in vars(KeydRepository) if n in public(KeydRepository)}
     python_tufs = {"open", "close", "do_snapshot", "do_timestamp"}

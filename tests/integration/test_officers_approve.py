@@ -1,0 +1,199 @@
+"""Officers with tokens of their own decide on a running daemon's proposals, online and offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keyd.domain import canonical
+from keyd_client import PendingApproval
+from keyd_client.errors import ApprovalRequired, DeadlineExceeded, ProposalEnded
+from tests.authors import Signed
+from tests.daemon import Installation
+from tests.officer_site import Desk, Person, new_person
+from tests.recording import Recorder
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Person]:
+    folder = tmp_path_factory.mktemp("people")
+    return {name: new_person(folder, name) for name in ("alice", "bob", "carol")}
+
+
+@pytest.fixture
+def desk(installation: Installation, people: dict[str, Person]) -> Iterator[Desk]:
+    with installation.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        made = Desk(installation, people)
+        made.genesis()
+        yield made
+        assert daemon.stop() == 0
+
+
+@contextmanager
+def renewing(desk: Desk) -> Iterator[tuple[Recorder, Signed, bytes]]:
+    """A client that wants root 2 signed; with its payload and the change that was read."""
+    with desk.installation.client("release") as client:
+        recorder = Recorder(client, "demo")
+        root = recorder.writer.root(2, days=370)
+        yield recorder, root, recorder.change_digest(root)
+
+
+def ask(recorder: Recorder, root: Signed, change: bytes) -> PendingApproval:
+    pending = recorder.client.sign_or_propose(
+        "root-1", canonical.encode(root), role="root", confirmed_change=change
+    )
+    assert isinstance(pending, PendingApproval)
+    return pending
+
+
+def test_two_of_three_approve_a_root_one_of_them_offline(desk: Desk, tmp_path: Path) -> None:
+    with renewing(desk) as (recorder, root, change):
+        with pytest.raises(ApprovalRequired, match=r"^APPROVAL_REQUIRED: .*2 officers") as refused:
+            recorder.sign("root-1", "root", root, change)
+        assert "\n" not in str(refused.value)
+        pending = ask(recorder, root, change)
+        name = pending.proposal
+        assert ask(recorder, root, change).proposal == name
+        with pytest.raises(DeadlineExceeded, match="APPROVAL_PENDING"):
+            pending.wait(0)
+
+        shown = desk.json("proposal", "show", name)["judged"]
+        assert shown["digest"] == shown["basis"]["payload_sha256"]
+        assert len(shown["digest_words"]) == 32
+        assert "version: 1 -> 2" in shown["changes"]
+        assert desk.approve("alice", name)["approved"] is False
+
+        bob = desk.people["bob"]
+        file, envelope = tmp_path / "case.json", tmp_path / "bob.dsse"
+        desk.json("proposal", "statement", name, "--officer", "bob", "--out", file)
+        offline = bob.keyd(
+            "approve", "--statement", file, *bob.key, "--out", envelope, "--confirm", name
+        )
+        assert offline.code == 0, offline.err
+        assert "version: 1 -> 2" in offline.err
+        stands = desk.json("proposal", "import", envelope)["proposal"]
+        assert stands["approved"] is True
+
+        signature = pending.wait(30)
+        assert signature.role == "root"
+        # The next signer of the same bytes joins: nobody is asked twice.
+        assert recorder.sign("root-2", "root", root, change).accepted
+        again = desk.keyd("proposal", "import", envelope)
+        assert again.code == 1
+        assert "PROPOSAL_DECIDED" in again.err
+    verified = desk.keyd("proposal", "list", "--all", "--json").json["proposals"]
+    assert [each["state"] for each in verified] == ["EXECUTED"]
+
+
+def test_what_does_not_count(desk: Desk, tmp_path: Path) -> None:
+    with renewing(desk) as (recorder, root, change):
+        name = ask(recorder, root, change).proposal
+    proposer = desk.decide("approve", "carol", name)
+    assert proposer.code == 77
+    assert proposer.json["error"]["reason"] == "PROPOSER_CANNOT_APPROVE"
+
+    bob = desk.people["bob"]
+    wrong = bob.keyd(
+        "proposal", "approve", name, "--officer", "alice", *bob.key, "--confirm", name,
+        environment=desk.profiles("admin"),
+    )  # fmt: skip
+    assert wrong.code == 77
+    assert "OFFICER_KEY_UNKNOWN" in wrong.err
+
+    desk.approve("alice", name)
+    twice = desk.decide("approve", "alice", name)
+    assert twice.json["error"]["reason"] == "APPROVAL_REPEATED"
+
+    file, envelope = tmp_path / "case.json", tmp_path / "bob.dsse"
+    desk.json("proposal", "statement", name, "--officer", "bob", "--out", file)
+    assert (
+        bob.keyd("approve", "--statement", file, *bob.key, "--out", envelope, "--confirm", name)
+    ).code == 0
+    spoilt = tmp_path / "spoilt.dsse"
+    spoilt.write_bytes(envelope.read_bytes() + b" ")
+    assert "ENVELOPE_MALFORMED" in desk.keyd("proposal", "import", spoilt).err
+    assert desk.json("proposal", "show", name)["proposal"]["approved"] is False
+
+
+def test_an_envelope_is_for_one_proposal_only(desk: Desk, tmp_path: Path) -> None:
+    first = desk.json("proposal", "create", "--base-rule", "1", principal="release")
+    assert first["proposal"]["approved"] is False
+    name = first["proposal"]["name"]
+    bob = desk.people["bob"]
+    file, envelope = tmp_path / "case.json", tmp_path / "bob.dsse"
+    desk.json("proposal", "statement", name, "--officer", "bob", "--out", file)
+    bob.keyd("approve", "--statement", file, *bob.key, "--out", envelope, "--confirm", name)
+    desk.json("proposal", "cancel", name, principal="release")
+    second = desk.json("proposal", "create", "--base-rule", "1", principal="release")["proposal"]
+    assert second["name"] != name
+    assert "PROPOSAL_DECIDED" in desk.keyd("proposal", "import", envelope).err
+    with desk.installation.client() as client, pytest.raises(Exception, match="OTHER_PROPOSAL"):
+        client.proposals.decide(second["name"], envelope.read_bytes())
+
+
+def test_a_statement_that_was_touched_is_not_signed(desk: Desk, tmp_path: Path) -> None:
+    with renewing(desk) as (recorder, root, change):
+        name = ask(recorder, root, change).proposal
+    bob, file = desk.people["bob"], tmp_path / "case.json"
+    desk.json("proposal", "statement", name, "--officer", "bob", "--out", file)
+    document = json.loads(file.read_text())
+    for member, value in (("operation_sha256", "00" * 32), ("payload_sha256", "11" * 32)):
+        touched = {**document, "basis": {**document["basis"], member: value}}
+        file.write_text(json.dumps(touched))
+        out = tmp_path / "bob.dsse"
+        done = bob.keyd("approve", "--statement", file, *bob.key, "--out", out, "--confirm", name)
+        assert done.code == 1
+        assert "DIGEST_MISMATCH: do not approve this" in done.err
+        assert not out.exists()
+    other = tmp_path / "2.root.json"
+    other.write_bytes(canonical.encode({**root, "version": 3}))
+    refused = desk.decide("approve", "alice", name, "--payload", other)
+    assert refused.json["error"]["reason"] == "DIGEST_MISMATCH"
+
+
+def test_two_rejections_end_it_and_whoever_waits_is_told(desk: Desk) -> None:
+    with renewing(desk) as (recorder, root, change):
+        pending = ask(recorder, root, change)
+        for name in ("alice", "bob"):
+            desk.decide("reject", name, pending.proposal)
+        with pytest.raises(ProposalEnded, match="PROPOSAL_REJECTED"):
+            pending.wait(30)
+
+
+def test_a_lost_officer_is_replaced_and_revoked(
+    desk: Desk, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    dora = new_person(tmp_path_factory.mktemp("dora"), "dora")
+    enrolled = desk.json("officer", "enrol", "dora", "--public-key", dora.pem, "--group", "qa")
+    name = enrolled["proposal"]["name"]
+    early = desk.keyd("proposal", "execute", name, "--confirm", name)
+    assert early.code == 77
+    for officer in ("alice", "bob"):
+        desk.approve(officer, name)
+    asked = desk.keyd("proposal", "execute", name)
+    assert asked.code == 2
+    assert desk.json("proposal", "execute", name, "--confirm", name)["proposal"]["state"]
+    revoked = desk.json("officer", "revoke", "bob", "--compromised")["proposal"]["name"]
+    assert desk.decide("approve", "bob", revoked).json["error"]["reason"] == "OFFICER_CONCERNED"
+    for officer in ("alice", "carol"):
+        desk.approve(officer, revoked)
+    desk.json("proposal", "execute", revoked, "--confirm", revoked)
+    states = {each["name"]: each["state"] for each in desk.json("officer", "list")["officers"]}
+    assert states == {
+        "alice": "ENROLLED",
+        "bob": "REVOKED",
+        "carol": "ENROLLED",
+        "dora": "ENROLLED",
+    }
+    # One more would leave two, and the loss of one of those could not be mended.
+    last = desk.json("officer", "revoke", "dora")["proposal"]["name"]
+    for officer in ("alice", "carol"):
+        desk.approve(officer, last)
+    refused = desk.keyd("proposal", "execute", last, "--confirm", last)
+    assert refused.code == 1
+    assert "QUORUM_WITHOUT_RESERVE" in refused.err
