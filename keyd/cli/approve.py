@@ -52,7 +52,7 @@ def approve(
     confirm: str | None,
     as_json: bool,
 ) -> None:
-    """Approve, or reject, what a statement file proposes, with your own key.
+    """Approve a statement file offline, with your own key.
 
     Digest and difference are computed from the bytes in the file, or from your own copies of them.
     No network is used.

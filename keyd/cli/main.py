@@ -25,7 +25,7 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: Mapping[str, Lazy] = {
-    "approve": Lazy("approve", "approve", "Approve, or reject, what a statement file proposes, with your own key."),
+    "approve": Lazy("approve", "approve", "Approve a statement file offline, with your own key."),
     "audit": Lazy("audit", "audit", "Read, verify and prove the audit log."),
     "check": Lazy("sign", "check", "Judge TUF metadata as signing would, without a token."),
     "completion": Lazy("completion", "completion", "Print the shell's completion script."),

@@ -63,8 +63,10 @@ class PendingApproval:
 
     def _check(self, found: Proposal) -> None:
         state = label(found, "state")
-        if state in ("REJECTED", "CANCELLED"):
-            self._end(f"PROPOSAL_{state}", f"was {state.lower()}")
+        if state == "REJECTED":
+            self._end("PROPOSAL_REJECTED", "was rejected by officers")
+        if state == "CANCELLED":
+            self._end("PROPOSAL_CANCELLED", "was taken back")
         if found.expired:
             self._end("PROPOSAL_EXPIRED", "has expired: propose it anew")
         if found.stale:

@@ -15,9 +15,9 @@ from keyd.domain.digest_words import digest_words
         (
             "E58294F2E9A227486E8B061B31CC528FD7FA3F19",
             (
-                "topmost Istanbul Pluto vagabond treadmill Pacific brackish dictator goldfish Medusa "
-                "afflict bravado chatter revolver Dupont midsummer stopwatch whimsical cowbell "
-                "bottomless"
+                "topmost Istanbul Pluto vagabond treadmill Pacific brackish dictator "
+                "goldfish Medusa afflict bravado chatter revolver Dupont midsummer "
+                "stopwatch whimsical cowbell bottomless"
             ),
         ),
         ("D60350B1", "stockman aggregate drumbeat photograph"),
