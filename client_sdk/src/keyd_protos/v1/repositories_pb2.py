@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from keyd_protos.v1 import signing_pb2 as keyd_dot_v1_dot_signing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akeyd/v1/repositories.proto\x12\x07keyd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15keyd/v1/signing.proto\"\x9b\x01\n\nRepository\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05stage\x18\x02 \x01(\x0e\x32\x18.keyd.v1.RepositoryStage\x12\x13\n\x0b\x64\x65velopment\x18\x03 \x01(\x08\x12\x10\n\x08imported\x18\x04 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\nForeignKey\x12\x14\n\x0ctuf_key_json\x18\x01 \x01(\t\"\xa0\x01\n\x1a\x42ootstrapRepositoryRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x11\n\troot_keys\x18\x02 \x03(\t\x12.\n\x11\x66oreign_root_keys\x18\x03 \x03(\x0b\x32\x13.keyd.v1.ForeignKey\x12\x16\n\x0eroot_threshold\x18\x04 \x01(\r\x12\x13\n\x0b\x64\x65velopment\x18\x05 \x01(\x08\"F\n\x1b\x42ootstrapRepositoryResponse\x12\'\n\nrepository\x18\x01 \x01(\x0b\x32\x13.keyd.v1.Repository\"X\n\x19RegisterRepositoryRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x12\n\nroot_files\x18\x02 \x03(\x0c\x12\x13\n\x0b\x64\x65velopment\x18\x03 \x01(\x08\"i\n\x1aRegisterRepositoryResponse\x12\'\n\nrepository\x18\x01 \x01(\x0b\x32\x13.keyd.v1.Repository\x12\"\n\x08warnings\x18\x02 \x03(\x0b\x32\x10.keyd.v1.Finding\"@\n\x17ListRepositoriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x18ListRepositoriesResponse\x12)\n\x0crepositories\x18\x01 \x03(\x0b\x32\x13.keyd.v1.Repository\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x19GetRepositoryStateRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\"~\n\x1aGetRepositoryStateResponse\x12\'\n\nrepository\x18\x01 \x01(\x0b\x32\x13.keyd.v1.Repository\x12\x14\n\x0ctrusted_root\x18\x02 \x01(\x0c\x12!\n\x05roles\x18\x03 \x03(\x0b\x32\x12.keyd.v1.RoleState\"\xce\x01\n\tRoleState\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0ftrusted_version\x18\x03 \x01(\x04\x12\x12\n\nhigh_water\x18\x04 \x01(\x04\x12\x14\n\x0cnext_version\x18\x05 \x01(\x04\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fpending_version\x18\x07 \x01(\x04\x12\x17\n\x0fpending_missing\x18\x08 \x01(\r\"\xbf\x02\n\tRoleRules\x12\x14\n\x0c\x65xpiry_min_s\x18\x01 \x01(\x04\x12\x14\n\x0c\x65xpiry_max_s\x18\x02 \x01(\x04\x12\x19\n\x11payload_max_bytes\x18\x03 \x01(\r\x12\x18\n\x10version_step_max\x18\x04 \x01(\r\x12\x17\n\x0fthreshold_floor\x18\x05 \x01(\r\x12\x19\n\x11require_spare_key\x18\x06 \x01(\x08\x12\x15\n\rkeyid_formula\x18\x07 \x01(\t\x12(\n allow_online_key_in_offline_role\x18\x08 \x01(\x08\x12!\n\x19\x61llow_shorter_root_expiry\x18\t \x01(\x08\x12\"\n\x1a\x61llow_expired_trusted_root\x18\n \x01(\x08\x12\x15\n\rextra_members\x18\x0b \x03(\t\"7\n\x13GetRoleRulesRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"K\n\x14GetRoleRulesResponse\x12!\n\x05rules\x18\x01 \x01(\x0b\x32\x12.keyd.v1.RoleRules\x12\x10\n\x08\x64\x65\x66\x61ults\x18\x02 \x01(\x08\"k\n\x13SetRoleRulesRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12!\n\x05rules\x18\x03 \x01(\x0b\x32\x12.keyd.v1.RoleRules\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\"9\n\x14SetRoleRulesResponse\x12!\n\x05rules\x18\x01 \x01(\x0b\x32\x12.keyd.v1.RoleRules\"Q\n\x15ImportMetadataRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12$\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x15.keyd.v1.MetadataFile\"-\n\x0cMetadataFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\">\n\x16ImportMetadataResponse\x12$\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x15.keyd.v1.ImportedFile\"x\n\x0cImportedFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08recorded\x18\x03 \x01(\x08\x12\x13\n\x0braised_mark\x18\x04 \x01(\x08\x12\"\n\x08\x66indings\x18\x05 \x03(\x0b\x32\x10.keyd.v1.Finding*p\n\x0fRepositoryStage\x12 \n\x1cREPOSITORY_STAGE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aREPOSITORY_STAGE_BOOTSTRAP\x10\x01\x12\x1b\n\x17REPOSITORY_STAGE_ACTIVE\x10\x02\x32\xf9\x04\n\x11RepositoryService\x12`\n\x13\x42ootstrapRepository\x12#.keyd.v1.BootstrapRepositoryRequest\x1a$.keyd.v1.BootstrapRepositoryResponse\x12]\n\x12RegisterRepository\x12\".keyd.v1.RegisterRepositoryRequest\x1a#.keyd.v1.RegisterRepositoryResponse\x12W\n\x10ListRepositories\x12 .keyd.v1.ListRepositoriesRequest\x1a!.keyd.v1.ListRepositoriesResponse\x12]\n\x12GetRepositoryState\x12\".keyd.v1.GetRepositoryStateRequest\x1a#.keyd.v1.GetRepositoryStateResponse\x12K\n\x0cGetRoleRules\x12\x1c.keyd.v1.GetRoleRulesRequest\x1a\x1d.keyd.v1.GetRoleRulesResponse\x12K\n\x0cSetRoleRules\x12\x1c.keyd.v1.SetRoleRulesRequest\x1a\x1d.keyd.v1.SetRoleRulesResponse\x12Q\n\x0eImportMetadata\x12\x1e.keyd.v1.ImportMetadataRequest\x1a\x1f.keyd.v1.ImportMetadataResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akeyd/v1/repositories.proto\x12\x07keyd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15keyd/v1/signing.proto\"\x9b\x01\n\nRepository\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05stage\x18\x02 \x01(\x0e\x32\x18.keyd.v1.RepositoryStage\x12\x13\n\x0b\x64\x65velopment\x18\x03 \x01(\x08\x12\x10\n\x08imported\x18\x04 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\nForeignKey\x12\x14\n\x0ctuf_key_json\x18\x01 \x01(\t\"\xa0\x01\n\x1a\x42ootstrapRepositoryRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x11\n\troot_keys\x18\x02 \x03(\t\x12.\n\x11\x66oreign_root_keys\x18\x03 \x03(\x0b\x32\x13.keyd.v1.ForeignKey\x12\x16\n\x0eroot_threshold\x18\x04 \x01(\r\x12\x13\n\x0b\x64\x65velopment\x18\x05 \x01(\x08\"F\n\x1b\x42ootstrapRepositoryResponse\x12\'\n\nrepository\x18\x01 \x01(\x0b\x32\x13.keyd.v1.Repository\"X\n\x19RegisterRepositoryRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x12\n\nroot_files\x18\x02 \x03(\x0c\x12\x13\n\x0b\x64\x65velopment\x18\x03 \x01(\x08\"i\n\x1aRegisterRepositoryResponse\x12\'\n\nrepository\x18\x01 \x01(\x0b\x32\x13.keyd.v1.Repository\x12\"\n\x08warnings\x18\x02 \x03(\x0b\x32\x10.keyd.v1.Finding\"@\n\x17ListRepositoriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x18ListRepositoriesResponse\x12)\n\x0crepositories\x18\x01 \x03(\x0b\x32\x13.keyd.v1.Repository\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x19GetRepositoryStateRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\"~\n\x1aGetRepositoryStateResponse\x12\'\n\nrepository\x18\x01 \x01(\x0b\x32\x13.keyd.v1.Repository\x12\x14\n\x0ctrusted_root\x18\x02 \x01(\x0c\x12!\n\x05roles\x18\x03 \x03(\x0b\x32\x12.keyd.v1.RoleState\"\xca\x02\n\tRoleState\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0ftrusted_version\x18\x03 \x01(\x04\x12\x12\n\nhigh_water\x18\x04 \x01(\x04\x12\x14\n\x0cnext_version\x18\x05 \x01(\x04\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fpending_version\x18\x07 \x01(\x04\x12\x17\n\x0fpending_missing\x18\x08 \x01(\r\x12\x34\n\x10\x62\x65gin_renewal_by\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trenewal_s\x18\n \x01(\x04\x12\x16\n\x0erenewal_people\x18\x0b \x03(\t\x12\x19\n\x11renewal_approvals\x18\x0c \x01(\r\"\xbf\x02\n\tRoleRules\x12\x14\n\x0c\x65xpiry_min_s\x18\x01 \x01(\x04\x12\x14\n\x0c\x65xpiry_max_s\x18\x02 \x01(\x04\x12\x19\n\x11payload_max_bytes\x18\x03 \x01(\r\x12\x18\n\x10version_step_max\x18\x04 \x01(\r\x12\x17\n\x0fthreshold_floor\x18\x05 \x01(\r\x12\x19\n\x11require_spare_key\x18\x06 \x01(\x08\x12\x15\n\rkeyid_formula\x18\x07 \x01(\t\x12(\n allow_online_key_in_offline_role\x18\x08 \x01(\x08\x12!\n\x19\x61llow_shorter_root_expiry\x18\t \x01(\x08\x12\"\n\x1a\x61llow_expired_trusted_root\x18\n \x01(\x08\x12\x15\n\rextra_members\x18\x0b \x03(\t\"7\n\x13GetRoleRulesRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"K\n\x14GetRoleRulesResponse\x12!\n\x05rules\x18\x01 \x01(\x0b\x32\x12.keyd.v1.RoleRules\x12\x10\n\x08\x64\x65\x66\x61ults\x18\x02 \x01(\x08\"k\n\x13SetRoleRulesRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12!\n\x05rules\x18\x03 \x01(\x0b\x32\x12.keyd.v1.RoleRules\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\"9\n\x14SetRoleRulesResponse\x12!\n\x05rules\x18\x01 \x01(\x0b\x32\x12.keyd.v1.RoleRules\"Q\n\x15ImportMetadataRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12$\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x15.keyd.v1.MetadataFile\"-\n\x0cMetadataFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\">\n\x16ImportMetadataResponse\x12$\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x15.keyd.v1.ImportedFile\"x\n\x0cImportedFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08recorded\x18\x03 \x01(\x08\x12\x13\n\x0braised_mark\x18\x04 \x01(\x08\x12\"\n\x08\x66indings\x18\x05 \x03(\x0b\x32\x10.keyd.v1.Finding*p\n\x0fRepositoryStage\x12 \n\x1cREPOSITORY_STAGE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aREPOSITORY_STAGE_BOOTSTRAP\x10\x01\x12\x1b\n\x17REPOSITORY_STAGE_ACTIVE\x10\x02\x32\xf9\x04\n\x11RepositoryService\x12`\n\x13\x42ootstrapRepository\x12#.keyd.v1.BootstrapRepositoryRequest\x1a$.keyd.v1.BootstrapRepositoryResponse\x12]\n\x12RegisterRepository\x12\".keyd.v1.RegisterRepositoryRequest\x1a#.keyd.v1.RegisterRepositoryResponse\x12W\n\x10ListRepositories\x12 .keyd.v1.ListRepositoriesRequest\x1a!.keyd.v1.ListRepositoriesResponse\x12]\n\x12GetRepositoryState\x12\".keyd.v1.GetRepositoryStateRequest\x1a#.keyd.v1.GetRepositoryStateResponse\x12K\n\x0cGetRoleRules\x12\x1c.keyd.v1.GetRoleRulesRequest\x1a\x1d.keyd.v1.GetRoleRulesResponse\x12K\n\x0cSetRoleRules\x12\x1c.keyd.v1.SetRoleRulesRequest\x1a\x1d.keyd.v1.SetRoleRulesResponse\x12Q\n\x0eImportMetadata\x12\x1e.keyd.v1.ImportMetadataRequest\x1a\x1f.keyd.v1.ImportMetadataResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyd.v1.repositories_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPOSITORYSTAGE']._serialized_start=2209
-  _globals['_REPOSITORYSTAGE']._serialized_end=2321
+  _globals['_REPOSITORYSTAGE']._serialized_start=2333
+  _globals['_REPOSITORYSTAGE']._serialized_end=2445
   _globals['_REPOSITORY']._serialized_start=96
   _globals['_REPOSITORY']._serialized_end=251
   _globals['_FOREIGNKEY']._serialized_start=253
@@ -56,25 +56,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREPOSITORYSTATERESPONSE']._serialized_start=932
   _globals['_GETREPOSITORYSTATERESPONSE']._serialized_end=1058
   _globals['_ROLESTATE']._serialized_start=1061
-  _globals['_ROLESTATE']._serialized_end=1267
-  _globals['_ROLERULES']._serialized_start=1270
-  _globals['_ROLERULES']._serialized_end=1589
-  _globals['_GETROLERULESREQUEST']._serialized_start=1591
-  _globals['_GETROLERULESREQUEST']._serialized_end=1646
-  _globals['_GETROLERULESRESPONSE']._serialized_start=1648
-  _globals['_GETROLERULESRESPONSE']._serialized_end=1723
-  _globals['_SETROLERULESREQUEST']._serialized_start=1725
-  _globals['_SETROLERULESREQUEST']._serialized_end=1832
-  _globals['_SETROLERULESRESPONSE']._serialized_start=1834
-  _globals['_SETROLERULESRESPONSE']._serialized_end=1891
-  _globals['_IMPORTMETADATAREQUEST']._serialized_start=1893
-  _globals['_IMPORTMETADATAREQUEST']._serialized_end=1974
-  _globals['_METADATAFILE']._serialized_start=1976
-  _globals['_METADATAFILE']._serialized_end=2021
-  _globals['_IMPORTMETADATARESPONSE']._serialized_start=2023
-  _globals['_IMPORTMETADATARESPONSE']._serialized_end=2085
-  _globals['_IMPORTEDFILE']._serialized_start=2087
-  _globals['_IMPORTEDFILE']._serialized_end=2207
-  _globals['_REPOSITORYSERVICE']._serialized_start=2324
-  _globals['_REPOSITORYSERVICE']._serialized_end=2957
+  _globals['_ROLESTATE']._serialized_end=1391
+  _globals['_ROLERULES']._serialized_start=1394
+  _globals['_ROLERULES']._serialized_end=1713
+  _globals['_GETROLERULESREQUEST']._serialized_start=1715
+  _globals['_GETROLERULESREQUEST']._serialized_end=1770
+  _globals['_GETROLERULESRESPONSE']._serialized_start=1772
+  _globals['_GETROLERULESRESPONSE']._serialized_end=1847
+  _globals['_SETROLERULESREQUEST']._serialized_start=1849
+  _globals['_SETROLERULESREQUEST']._serialized_end=1956
+  _globals['_SETROLERULESRESPONSE']._serialized_start=1958
+  _globals['_SETROLERULESRESPONSE']._serialized_end=2015
+  _globals['_IMPORTMETADATAREQUEST']._serialized_start=2017
+  _globals['_IMPORTMETADATAREQUEST']._serialized_end=2098
+  _globals['_METADATAFILE']._serialized_start=2100
+  _globals['_METADATAFILE']._serialized_end=2145
+  _globals['_IMPORTMETADATARESPONSE']._serialized_start=2147
+  _globals['_IMPORTMETADATARESPONSE']._serialized_end=2209
+  _globals['_IMPORTEDFILE']._serialized_start=2211
+  _globals['_IMPORTEDFILE']._serialized_end=2331
+  _globals['_REPOSITORYSERVICE']._serialized_start=2448
+  _globals['_REPOSITORYSERVICE']._serialized_end=3081
 # @@protoc_insertion_point(module_scope)

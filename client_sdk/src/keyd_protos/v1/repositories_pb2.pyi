@@ -361,6 +361,10 @@ class RoleState(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     PENDING_VERSION_FIELD_NUMBER: _builtins.int
     PENDING_MISSING_FIELD_NUMBER: _builtins.int
+    BEGIN_RENEWAL_BY_FIELD_NUMBER: _builtins.int
+    RENEWAL_S_FIELD_NUMBER: _builtins.int
+    RENEWAL_PEOPLE_FIELD_NUMBER: _builtins.int
+    RENEWAL_APPROVALS_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Role name."""
     epoch: _builtins.int
@@ -375,9 +379,21 @@ class RoleState(_message.Message):
     """A version reserved above the accepted one that still misses signatures; 0 if none."""
     pending_missing: _builtins.int
     """How many signatures that version misses."""
+    renewal_s: _builtins.int
+    """How long a renewal takes with the people it needs, seconds."""
+    renewal_approvals: _builtins.int
+    """How many officers must agree."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Expiry of the newest accepted version."""
+
+    @_builtins.property
+    def begin_renewal_by(self) -> _timestamp_pb2.Timestamp:
+        """Until when its renewal should have begun, given how long that takes."""
+
+    @_builtins.property
+    def renewal_people(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who must sign elsewhere for the threshold: holders' names where they are known."""
 
     def __init__(
         self,
@@ -390,10 +406,14 @@ class RoleState(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         pending_version: _builtins.int = ...,
         pending_missing: _builtins.int = ...,
+        begin_renewal_by: _timestamp_pb2.Timestamp | None = ...,
+        renewal_s: _builtins.int = ...,
+        renewal_people: _abc.Iterable[_builtins.str] | None = ...,
+        renewal_approvals: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_renewal_by", b"begin_renewal_by", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "expire_time", b"expire_time", "high_water", b"high_water", "next_version", b"next_version", "pending_missing", b"pending_missing", "pending_version", b"pending_version", "role", b"role", "trusted_version", b"trusted_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_renewal_by", b"begin_renewal_by", "epoch", b"epoch", "expire_time", b"expire_time", "high_water", b"high_water", "next_version", b"next_version", "pending_missing", b"pending_missing", "pending_version", b"pending_version", "renewal_approvals", b"renewal_approvals", "renewal_people", b"renewal_people", "renewal_s", b"renewal_s", "role", b"role", "trusted_version", b"trusted_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
