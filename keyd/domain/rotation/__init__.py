@@ -1,0 +1,1 @@
+"""Rotations, pure: what changes, what follows from it, what forbids it, and the new payloads."""

@@ -1,0 +1,205 @@
+"""From a change to its plan: root first, then delegators, what they list, snapshot, timestamp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from keyd.domain.delegations import delegates, key_set
+from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
+from keyd.domain.rotation.objections import objections
+from keyd.domain.rotation.plan import Plan, SignatureNeed, Step, StepKind
+from keyd.domain.rotation.standing import KeyFacts, Standing
+from keyd.domain.trust import TOP_LEVEL
+
+
+def plan(changes: ChangeSet, standing: Standing) -> Plan:
+    """Work out what a change takes; objections are in the plan, nothing is raised."""
+    roles = tuple(resigned(changes, standing))
+    steps = _numbered([*_generated(changes, standing), *_signed(changes, standing, roles)])
+    retired = [standing.named(fingerprint) for fingerprint in leaving(changes, standing)]
+    steps += _numbered(
+        [
+            *_after(roles),
+            *(_retirement(key.label) for key in retired if _is_retired(key, changes)),
+        ],
+        start=len(steps),
+    )
+    return Plan(
+        change=changes,
+        steps=tuple(steps),
+        needs=tuple(_needs(changes, standing, steps)),
+        leaves=tuple(leaving(changes, standing)),
+        enters=tuple(sorted({key.label for change in changes.changes for key in change.add})),
+        findings=tuple(objections(changes, standing, roles)),
+    )
+
+
+def resigned(changes: ChangeSet, standing: Standing) -> Iterator[str]:
+    """The roles that are signed anew, in their order."""
+    changed = {change.role for change in changes.changes} | set(changes.lower)
+    if changes.kind is RotationKind.RENEW_ROOT or any(
+        change.role in TOP_LEVEL for change in changes.changes
+    ):
+        yield "root"
+    delegators = {
+        name
+        for change in changes.changes
+        if change.role not in TOP_LEVEL
+        for name in standing.delegators.get(change.role, ())
+    }
+    targets = {r for r in changed | delegators if r not in ("root", "snapshot", "timestamp")}
+    present = [role for role in _top_down(targets, standing) if role in standing.trusted]
+    yield from present
+    snapshot = bool(present) or "snapshot" in changed
+    if snapshot and "snapshot" in standing.trusted:
+        yield "snapshot"
+    if (snapshot or "timestamp" in changed) and "timestamp" in standing.trusted:
+        yield "timestamp"
+
+
+def leaving(changes: ChangeSet, standing: Standing) -> list[str]:
+    """Fingerprints that no list has any more afterwards."""
+    gone = {fingerprint for change in changes.changes for fingerprint in change.remove}
+    return sorted(fp for fp in gone if not _still_listed(fp, changes, standing))
+
+
+def _still_listed(fingerprint: str, changes: ChangeSet, standing: Standing) -> bool:
+    for payload in standing.trusted.values():
+        for role in delegates(payload).names:
+            keys = key_set(payload, role, "")
+            change = changes.of(role)
+            removed = change is not None and fingerprint in change.remove
+            if keys and fingerprint in keys.fingerprints.values() and not removed:
+                return True
+    return False
+
+
+def _top_down(roles: set[str], standing: Standing) -> list[str]:
+    """Delegators before what they delegate."""
+
+    def depth(role: str) -> int:
+        steps, seen = 0, {role}
+        while role != "targets":
+            above = [d for d in standing.delegators.get(role, ()) if d not in seen]
+            if not above:
+                break
+            role, steps = above[0], steps + 1
+            seen.add(role)
+        return steps
+
+    return sorted(roles, key=lambda role: (depth(role), role))
+
+
+def _generated(changes: ChangeSet, standing: Standing) -> Iterator[Step]:
+    seen: set[str] = set()
+    for change in changes.changes:
+        for key in change.add:
+            if key.holder or key.label in standing.keys or key.label in seen:
+                continue
+            seen.add(key.label)
+            text = f"generate key {key.label} ({key.scheme}) on token {key.token}"
+            yield Step(0, StepKind.GENERATE, text, key.label, token=key.token, scheme=key.scheme)
+
+
+def _signed(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -> Iterator[Step]:
+    for role in roles:
+        version = changes.lower.get(role) or standing.versions.get(role, 1)
+        because = "; ".join(_reasons(changes, standing, role, roles))
+        yield Step(0, StepKind.SIGN, f"sign {role} {version}: {because}", role, version)
+
+
+def _reasons(
+    changes: ChangeSet, standing: Standing, role: str, roles: tuple[str, ...]
+) -> Iterator[str]:
+    own = changes.of(role)
+    for change in changes.changes:
+        lists = (
+            role == "root"
+            if change.role in TOP_LEVEL
+            else (role in standing.delegators.get(change.role, ()))
+        )
+        if lists:
+            yield _change_words(change, standing)
+    if role == "root" and changes.kind is RotationKind.RENEW_ROOT:
+        yield "a later expiry"
+    if own is not None and role != "root":
+        yield "its keys changed"
+    if role in changes.lower:
+        yield f"it goes on from {changes.lower[role]} in a new epoch"
+    if role == "snapshot" and any(r not in TOP_LEVEL or r == "targets" for r in roles):
+        yield "it lists the new targets metadata"
+    if role == "timestamp" and "snapshot" in roles:
+        yield "it points to the new snapshot"
+
+
+def _change_words(change: RoleChange, standing: Standing) -> str:
+    words = [f"+{key.label}" for key in change.add]
+    words += [f"-{standing.named(fingerprint).label}" for fingerprint in change.remove]
+    if change.threshold is not None:
+        words.append(f"threshold {change.threshold}")
+    return f"{change.role} {' '.join(words)}"
+
+
+def _after(roles: tuple[str, ...]) -> list[Step]:
+    files = ", ".join(roles)
+    return [
+        Step(0, StepKind.REHEARSE, f"rehearse {files} with stock clients of every earlier state"),
+        Step(0, StepKind.PUBLISH, f"publish {files} at once"),
+    ]
+
+
+def _is_retired(key: KeyFacts, changes: ChangeSet) -> bool:
+    """A stolen key has stopped signing already; what others hold is not ours to stop."""
+    return not key.holder and key.fingerprint not in changes.compromised
+
+
+def _retirement(label: str) -> Step:
+    return Step(0, StepKind.RETIRE, f"deactivate key {label} after its grace time", label)
+
+
+def _numbered(steps: list[Step], start: int = 0) -> list[Step]:
+    return [replace(step, number=start + place) for place, step in enumerate(steps)]
+
+
+def _needs(changes: ChangeSet, standing: Standing, steps: list[Step]) -> Iterator[SignatureNeed]:
+    for step in steps:
+        if step.kind is not StepKind.SIGN:
+            continue
+        if step.subject == "root":
+            yield from _root_needs(changes, standing, step)
+            continue
+        yield from _role_needs(changes, standing, step)
+
+
+def _root_needs(changes: ChangeSet, standing: Standing, step: Step) -> Iterator[SignatureNeed]:
+    old = key_set(standing.trusted["root"], "root", "old")
+    if old is not None:
+        keys = [standing.named(fp) for fp in dict.fromkeys(old.fingerprints.values())]
+        yield _need(step, "old", old.threshold, [(k.label, k.holder) for k in keys])
+    yield from _role_needs(changes, standing, step, which="new")
+
+
+def _role_needs(
+    changes: ChangeSet, standing: Standing, step: Step, which: str = ""
+) -> Iterator[SignatureNeed]:
+    delegators = ("root",) if step.subject in TOP_LEVEL else standing.delegators[step.subject]
+    for delegator in delegators:
+        payload = standing.trusted.get(delegator)
+        found = key_set(payload, step.subject, "") if payload is not None else None
+        if found is None:
+            continue
+        change = changes.of(step.subject)
+        removed = set(change.remove) if change else set()
+        kept = [fp for fp in dict.fromkeys(found.fingerprints.values()) if fp not in removed]
+        keys = [(standing.named(fp).label, standing.named(fp).holder) for fp in kept]
+        keys += [(key.label, key.holder) for key in (change.add if change else ())]
+        threshold = change.threshold if change and change.threshold else found.threshold
+        yield _need(step, which, threshold, keys)
+
+
+def _need(step: Step, which: str, threshold: int, keys: list[tuple[str, str]]) -> SignatureNeed:
+    named = (f"{label} ({holder})" if holder else label for label, holder in keys)
+    labels = tuple(dict.fromkeys(named))
+    people = tuple(sorted({holder for _, holder in keys if holder}))
+    return SignatureNeed(step.number, which, threshold, labels, people)
