@@ -30,6 +30,8 @@ from keyd.domain.records import (
     VersionRecord,
 )
 from keyd.domain.records_quorum import Approval, Proposal
+from keyd.domain.records_rotation import Rotation, RotationFile, SignedVersion
+from keyd.domain.rehearsal import Act, Play
 from keyd.domain.tokens import FoundKey, SignItem, TokenEvent, TokenStatus
 
 T = TypeVar("T")
@@ -172,6 +174,14 @@ class View(Protocol):
     ) -> LostVersions | None:
         """The lost versions that this one is among: what was signed for it is not known here."""
 
+    def accepted_before(
+        self, repository: str, role: str, epoch: int, version: int
+    ) -> tuple[int, int] | None:
+        """Epoch and version of the newest accepted version older than this one."""
+
+    def signed_by(self, fingerprint: str) -> tuple[SignedVersion, ...]:
+        """Every version that a key has signed, the newest first."""
+
     def signatures(self, reservation: Reservation) -> tuple[StoredSignature, ...]: ...
 
     def payload(self, digest: str) -> bytes:
@@ -182,6 +192,19 @@ class View(Protocol):
     def opaque(self, key: str, digest: str) -> OpaqueSignature | None: ...
 
     def open_intents(self) -> tuple[Intent, ...]: ...
+
+    def rotation(self, name: str) -> Rotation | None: ...
+
+    def open_rotation(self, repository: str) -> Rotation | None:
+        """The one rotation that may change the repository's roles now."""
+
+    def rotations(self, repository: str) -> tuple[Rotation, ...]:
+        """All of a repository, oldest first."""
+
+    def retiring_rotations(self) -> tuple[Rotation, ...]: ...
+
+    def rotation_files(self, rotation: str) -> tuple[RotationFile, ...]:
+        """What its signing steps were bound to, by step."""
 
     def officers(self) -> OfficerSet: ...
 
@@ -247,6 +270,11 @@ class Transaction(View, Protocol):
 
     def put_intent(self, intent: Intent) -> None: ...
 
+    def put_rotation(self, rotation: Rotation) -> None:
+        """Insert, or update its state; one rotation of a repository is open at most: the lock."""
+
+    def put_rotation_file(self, file: RotationFile) -> None: ...
+
     def put_officer(self, officer: Officer, leaf: int) -> None:
         """Insert or change; `leaf` is the entry that says so."""
 
@@ -262,6 +290,13 @@ class Transaction(View, Protocol):
 
     def append(self, entry: Entry) -> int:
         """Append a log leaf; returns its index (the first is 0)."""
+
+
+class Rehearsal(Protocol):
+    """Clients that nobody depends on yet."""
+
+    def rehearse(self, play: Play) -> tuple[Act, ...]:
+        """What stock clients of every earlier state make of the files; touches no network."""
 
 
 class Ledger(Protocol):

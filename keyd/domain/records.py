@@ -66,6 +66,14 @@ class Role:
     rules: RoleRules | None = None
     revision: int = 0
 
+    @property
+    def trusts_older_epoch(self) -> bool:
+        """Whether the trusted version is from before a recovery that lowered the mark.
+
+        Within an epoch a version is only trusted once it has raised the mark.
+        """
+        return self.trusted_version > self.high_water
+
 
 @dataclass(frozen=True)
 class Delegation:

@@ -25,8 +25,9 @@ from keyd.domain.records import (
     TokenIdentity,
 )
 from keyd.domain.records_quorum import Approval, Proposal
+from keyd.domain.records_rotation import Rotation, RotationFile
 from keyd.errors import AlreadyExists, StateCorrupt
-from keyd.ledger import codec, officers
+from keyd.ledger import codec, officers, rotations
 from keyd.ledger.codec import time_text
 from keyd.ledger.known import Known
 from keyd.ledger.log import PendingLog, StoredLog
@@ -268,6 +269,28 @@ class SqliteTransaction(VersionWriting):
             (named.size, named.root, named.note),
         )
         self.note = named.note
+
+    # --- rotations ----------------------------------------------------------------------------
+
+    def put_rotation(self, rotation: Rotation) -> None:
+        """Insert, or update the state.
+
+        Raises: AlreadyExists (ROTATION_OPEN) when another one of the repository is open.
+        """
+        found = self.open_rotation(rotation.repository)
+        if rotation.state.is_open and found is not None and found.name != rotation.name:
+            raise AlreadyExists(
+                "ROTATION_OPEN",
+                f"rotation {found.name} of {rotation.repository!r} is not finished: continue or "
+                "cancel it first",
+                details={"rotation": found.name},
+            )
+        self._change(rotations.PUT_ROTATION, rotations.rotation_row(rotation))
+
+    def put_rotation_file(self, file: RotationFile) -> None:
+        """Insert, or take another version; the content of a version stays once it is there."""
+        self._staging.settle()
+        self._change(rotations.PUT_FILE, rotations.file_row(file))
 
     # --- officers -----------------------------------------------------------------------------
 

@@ -31,7 +31,8 @@ from keyd.domain.records import (
 from keyd.domain.records_quorum import Approval, Proposal
 from keyd.ledger import codec, officers
 from keyd.ledger.codec import Row, corrupt, decode
-from keyd.ledger.log import PendingLog, StoredLog, ended
+from keyd.ledger.log import StoredLog
+from keyd.ledger.rotation_view import RotationReading
 
 T = TypeVar("T")
 
@@ -103,24 +104,8 @@ WHERE known.digest IS NOT NULL OR held.digest IS NOT NULL
 """
 
 
-class SqliteView:
+class SqliteView(RotationReading):
     """One consistent moment of the ledger. Ends with the transaction it reads in."""
-
-    def __init__(self, connection: sqlite3.Connection, log: StoredLog | PendingLog) -> None:
-        self._execute: Callable[..., sqlite3.Cursor] = connection.execute
-        self._log = log
-
-    def end(self) -> None:
-        """Make every later read an error: what it would see is no longer one moment."""
-        self._execute = ended
-        self._log.end()
-
-    def _one(self, make: Callable[[Row], T], sql: str, *values: object) -> T | None:
-        row = self._execute(sql, values).fetchone()
-        return None if row is None else decode(make, row)
-
-    def _all(self, make: Callable[[Row], T], sql: str, *values: object) -> tuple[T, ...]:
-        return tuple(decode(make, row) for row in self._execute(sql, values).fetchall())
 
     def identity(self) -> LedgerIdentity:
         """Raises: StateCorrupt when the one row is missing."""

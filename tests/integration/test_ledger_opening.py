@@ -201,7 +201,7 @@ def test_the_schema_is_strict_and_complete(tmp_path: Path) -> None:
             "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' "
             "AND name NOT LIKE 'sqlite_%'"
         ).fetchall()
-    assert len(tables) == 25
+    assert len(tables) == 27
     assert {strict for _, strict in tables} == {1}
 
 

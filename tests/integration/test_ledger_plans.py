@@ -23,7 +23,9 @@ GROWING = (
 # One repository has thousands of roles: finding it alone is no look-up.
 WALK = re.compile(rf"SCAN ({'|'.join(GROWING)}|role|held|known|r|s)\b|SEARCH .* \(repository=\?\)$")
 # Their partial index holds what is open or voided now, and bins are few delegations.
-SHORT = re.compile(r"USING (COVERING )?INDEX (open_intents|delegations_of_bins)\b")
+SHORT = re.compile(
+    r"USING (COVERING )?INDEX (open_intents|delegations_of_bins|one_open_rotation)\b"
+)
 
 
 def plan(connection: sqlite3.Connection, statement: str) -> list[str]:

@@ -22,6 +22,8 @@ _ABOUT_A_VERSION = (
     Event.SIGNATURE_INTENDED,
     Event.SIGNATURE_COMPLETED,
     Event.METADATA_IMPORTED,
+    Event.VERSION_RESERVED,
+    Event.SIGNATURE_UPLOADED,
 )
 _SAME = ("repository", "role", "epoch", "version", "payload_sha256", "key", "key_sha256")
 

@@ -19,6 +19,7 @@ from keyd.errors import InvalidRequest
 from keyd.ledger.verification.entries import Fields, parse, place_of
 from keyd.ledger.verification.officer_checks import EVENTS
 from keyd.ledger.verification.report import Progress, Report
+from keyd.ledger.verification.rotation_facts import ROTATION_EVENTS, RotationFacts, note_rotation
 
 _PROGRESS_EVERY = 10_000
 
@@ -44,6 +45,7 @@ _ANNOUNCEMENTS = frozenset({Event.KEY_INTENDED, Event.SIGNATURE_INTENDED, Event.
 _KEEPS: dict[str, Owed] = {
     Event.SIGNATURE_COMPLETED: Owed.SIGNATURE,
     Event.OPAQUE_COMPLETED: Owed.OPAQUE,
+    Event.SIGNATURE_UPLOADED: Owed.SIGNATURE,
 }
 _ENDS = frozenset({*_KEEPS, Event.SIGNATURE_FAILED, Event.OPAQUE_FAILED, Event.INTENT_CLOSED})
 
@@ -61,6 +63,9 @@ class LogFacts:
     repositories: dict[str, Fields] = field(default_factory=dict)
     imported: dict[tuple[str, str, int, int], Fields] = field(default_factory=dict)
     lost: dict[int, list[str]] = field(default_factory=dict)
+    rotations: dict[str, RotationFacts] = field(default_factory=dict)
+    # The mark that each role's present epoch began with, by (repository, role).
+    lowered: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     voided: dict[int, Fields] = field(default_factory=dict)
     officers: dict[int, Fields] = field(default_factory=dict)
 
@@ -192,6 +197,18 @@ def _remember(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
             _note_announcement(facts, index, event, fields)
         case _ if event in _ENDS:
             _note_end(facts, index, event, fields)
+        case _:
+            _note_rotation(facts, index, event, fields)
+
+
+def _note_rotation(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
+    if event == Event.VERSIONS_LOWERED:
+        place = str(fields.get("repository")), str(fields.get("role"))
+        facts.lowered[place] = int(fields["epoch"]), int(fields["mark"])
+    elif event == Event.VERSION_RESERVED:
+        facts.owed[index] = Owed.RESERVATION
+    if event in ROTATION_EVENTS:
+        note_rotation(facts.rotations, index, event, fields)
 
 
 def _note_officers(facts: LogFacts, index: int, event: str, fields: Fields) -> None:

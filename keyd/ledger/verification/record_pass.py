@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from keyd.domain import public_keys
 from keyd.domain.audit import Event
+from keyd.domain.trust import KeySet
 from keyd.errors import KeydError
 from keyd.ledger import codec
 from keyd.ledger.codec import decode
@@ -33,6 +34,8 @@ LEFT JOIN keys AS k ON k.fingerprint = s.fingerprint
 WHERE s.reservation = ? ORDER BY s.leaf
 """
 _PROGRESS_EVERY = 5_000
+# Entries that bind a version to its payload.
+_BINDING = (Event.SIGNATURE_INTENDED, Event.METADATA_IMPORTED, Event.VERSION_RESERVED)
 
 
 class _Reservation(NamedTuple):
@@ -115,7 +118,7 @@ class _Check:
     def reservation(self, r: _Reservation) -> None:
         entry = parse(r.entry) if r.entry is not None else None
         announced = entry.get("event") if entry else None
-        if announced not in (Event.SIGNATURE_INTENDED, Event.METADATA_IMPORTED):
+        if announced not in _BINDING:
             self._report.flaw(r.where, f"entry {r.leaf} does not announce it")
         elif wrong := differing(entry, {**r.members(), "time": r.created_at}):
             self._report.flaw(r.where, f"entry {r.leaf} differs in {wrong}")
@@ -123,8 +126,12 @@ class _Check:
         if not imported and not self._facts.pay(r.leaf, Owed.RESERVATION):
             self._report.flaw(r.where, f"entry {r.leaf} announces another reservation")
         self._payload(r)
-        made = list(self._signatures(r))
+        signatures = [
+            _Signature(*row) for row in self._connection.execute(_SIGNATURES, (r.id,)).fetchall()
+        ]
+        made = list(self._signatures(r, signatures))
         self._state(r, made, imported)
+        self._thresholds(r, frozenset(s.fingerprint for s in signatures))
         if problem := self._trust.objection(r.judged()):
             self._report.flaw(r.where, problem)
 
@@ -144,15 +151,25 @@ class _Check:
         if r.state != expected:
             self._report.flaw(r.where, f"it is {r.state}, but the log makes it {expected}")
 
-    def _signatures(self, r: _Reservation) -> Iterator[Fields]:
+    def _thresholds(self, r: _Reservation, signed: frozenset[str]) -> None:
+        """What was accepted has the signatures that made it so, wherever they were made."""
+        if r.state != "ACCEPTED":
+            return
+        for keys in decode(_sets_of, (r.required,)):
+            if missing := keys.missing(signed):
+                what = f"it was accepted, but {missing} signatures by {keys.delegator} are gone"
+                self._report.flaw(r.where, what)
+
+    def _signatures(self, r: _Reservation, found: list[_Signature]) -> Iterator[Fields]:
         """Check the signatures; yield the entries that announce them."""
-        for row in self._connection.execute(_SIGNATURES, (r.id,)).fetchall():
-            s = _Signature(*row)
+        for s in found:
             entry = (parse(s.entry) if s.entry is not None else None) or {}
             where = f"signature of {r.where.removeprefix('reservation ')} by {s.fingerprint[:16]}"
             self._report.signatures += 1
             if s.key:
                 self._made_here(r, s, entry, where)
+            elif entry.get("event") == Event.SIGNATURE_UPLOADED:
+                self._uploaded(r, s, entry, where)
             elif differing(entry, _imported(r, s)):
                 self._report.flaw(where, f"entry {s.leaf} did not import it")
             self._verify(r, s, where)
@@ -174,6 +191,17 @@ class _Check:
         if s.key_name != s.key:
             self._report.flaw(where, f"the key {s.key!r} is not the one with this fingerprint")
 
+    def _uploaded(self, r: _Reservation, s: _Signature, entry: Fields, where: str) -> None:
+        said = {
+            "key_sha256": s.fingerprint,
+            "signature": s.signature.hex(),
+            "time": s.made_at,
+        }
+        if wrong := differing(entry, {**r.members(), **said}):
+            self._report.flaw(where, f"entry {s.leaf} differs in {wrong}")
+        if not self._facts.pay(s.leaf, Owed.SIGNATURE):
+            self._report.flaw(where, f"entry {s.leaf} announces another signature")
+
     def _verify(self, r: _Reservation, s: _Signature, where: str) -> None:
         if r.payload is None:
             return
@@ -187,6 +215,10 @@ class _Check:
 
 def _imported(r: _Reservation, s: _Signature) -> Mapping[str, object]:
     return {**r.members(), "event": Event.METADATA_IMPORTED.value, "time": s.made_at}
+
+
+def _sets_of(row: codec.Row) -> tuple[KeySet, ...]:
+    return codec.key_sets_of(row[0])
 
 
 def _verdict(public_der: bytes, scheme: str, data: bytes, signature: bytes) -> bool:

@@ -16,21 +16,22 @@ from keyd.ledger.codec import time_text
 from keyd.ledger.verification.entries import differing, intended_root
 from keyd.ledger.verification.log_pass import LogFacts
 from keyd.ledger.verification.report import Report
+from keyd.ledger.verification.rotation_checks import check_rotations
 from keyd.ledger.view import SqliteView
 
 # Marks, accepted versions and what they follow from, compared as sets.
 _IMPORTED = "SELECT repository, role, epoch, version, digest, hashes FROM versions WHERE imported"
+_MARKS = """
+SELECT role.repository, role.name, role.epoch, role.high_water, max(
+    coalesce((SELECT max(version) FROM reservations AS r WHERE r.repository = role.repository
+        AND r.role = role.name AND r.epoch = role.epoch), 0),
+    coalesce((SELECT max(version) FROM versions AS v WHERE v.repository = role.repository
+        AND v.role = role.name AND v.epoch = role.epoch), 0),
+    coalesce((SELECT max(last) FROM lost_versions AS l WHERE l.repository = role.repository
+        AND l.role = role.name AND l.epoch = role.epoch), 0))
+FROM roles AS role
+"""
 _SET_CHECKS = {
-    "the high-water mark is not the highest version used": """
-        SELECT role.repository || '/' || role.name FROM roles AS role
-        WHERE role.high_water <> max(
-            coalesce((SELECT max(version) FROM reservations AS r WHERE r.repository =
-                role.repository AND r.role = role.name AND r.epoch = role.epoch), 0),
-            coalesce((SELECT max(version) FROM versions AS v WHERE v.repository = role.repository
-                AND v.role = role.name AND v.epoch = role.epoch), 0),
-            coalesce((SELECT max(last) FROM lost_versions AS l WHERE l.repository =
-                role.repository AND l.role = role.name AND l.epoch = role.epoch), 0))
-    """,
     "it is trusted, but was not accepted": """
         SELECT role.repository || '/' || role.name || ' version ' || role.trusted_version
         FROM roles AS role WHERE (role.trusted_version > 0 OR role.trusted_digest <> '')
@@ -61,6 +62,7 @@ _SET_CHECKS = {
 
 def check_versions(connection: sqlite3.Connection, facts: LogFacts, report: Report) -> None:
     """Marks, accepted and imported versions."""
+    _check_marks(connection, facts, report)
     for what, sql in _SET_CHECKS.items():
         for (where,) in connection.execute(sql):
             report.flaw(where, what)
@@ -72,6 +74,17 @@ def check_versions(connection: sqlite3.Connection, facts: LogFacts, report: Repo
             report.flaw(f"import of {place}", f"the entry that tells of it differs in {wrong}")
     for gone in missing:
         report.flaw(f"import of {list(gone)}", "an entry tells of it, but it is gone")
+
+
+def _check_marks(connection: sqlite3.Connection, facts: LogFacts, report: Report) -> None:
+    """A mark is the highest version used in its epoch, or what a recovery lowered it to."""
+    for repository, role, epoch, mark, used in connection.execute(_MARKS):
+        begun, floor = facts.lowered.get((repository, role), (0, 0))
+        if epoch != begun:
+            report.flaw(f"{repository}/{role}", f"it is in epoch {epoch}, the log began {begun}")
+        if mark != max(used, floor):
+            what = "the high-water mark is not the highest version used"
+            report.flaw(f"{repository}/{role}", what)
 
 
 def check_state(view: SqliteView, facts: LogFacts, report: Report) -> None:
@@ -86,6 +99,7 @@ def check_state(view: SqliteView, facts: LogFacts, report: Report) -> None:
     for name in facts.repositories.keys() - {repository.name for repository in repositories}:
         report.flaw(f"repository {name}", "an entry made it, but it is gone")
     _check_lost(view, facts, report)
+    check_rotations(view, facts, report)
 
 
 def _check_identity(view: SqliteView, facts: LogFacts, report: Report) -> None:
