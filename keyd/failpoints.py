@@ -35,6 +35,13 @@ class Failpoint(StrEnum):
     KEY_AFTER_GENERATE = "key.after_generate"
     KEY_BEFORE_ANSWER = "key.before_answer"
     LEDGER_BACKUP_COPIED = "ledger.backup_copied"
+    ROTATION_STARTED = "rotation.started"
+    ROTATION_RESERVED = "rotation.reserved"
+    ROTATION_SIGNED = "rotation.signed"
+    ROTATION_STEP_DONE = "rotation.step_done"
+    ROTATION_REHEARSED = "rotation.rehearsed"
+    ROTATION_PUBLISHED = "rotation.published"
+    ROTATION_RETIRED = "rotation.retired"
 
 
 def _nothing(point: Failpoint) -> None:

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "policy": Lazy("policy", "policy", "Explain who may do what."),
     "proposal": Lazy("proposal", "proposal", "Propose what needs officers, and decide on it."),
     "repo": Lazy("repo", "repo", "Register TUF repositories and see their state."),
+    "rotate": Lazy("rotate", "rotate", "Plan and carry out key rotations."),
     "serve": Lazy("serve", "serve", "Run the daemon."),
     "sign": Lazy("sign", "sign", "Have TUF metadata signed."),
     "token": Lazy("token", "token", "List, unlock and quarantine tokens."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from keyd.cli.metadata_files import read_file, role_of
 from keyd.cli.options import examples, json_option
 from keyd.cli.output import emit, facts, progress, say, table
 from keyd.cli.remote import comment_option, connect, dicts, profile_option
-from keyd_client.messages import GetRepositoryStateResponse, RoleRules, as_dict, label
+from keyd_client.messages import GetRepositoryStateResponse, RoleRules, RoleState, as_dict, label
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _repository_option = click.option(
@@ -109,6 +110,42 @@ def state(*, name: str, profile: str, as_json: bool) -> None:
     with connect(profile) as client:
         found = client.repositories.state(name)
     emit(as_json, {"state": as_dict(found)}, _state(found))
+
+
+@repo.command(epilog=examples("keyd repo status demo", "keyd repo status --json"))
+@click.argument("name", default="")
+@profile_option
+@json_option
+def status(*, name: str, profile: str, as_json: bool) -> int:
+    """Show until when each role must be renewed, and by whom.
+
+    Exits with 1 if a renewal should have begun already.
+    """
+    with connect(profile) as client:
+        found = client.repositories.state(name)
+    now = datetime.now(UTC)
+    rows = [_runway(role, now) for role in found.roles if role.HasField("expire_time")]
+    headers = ("ROLE", "EXPIRES", "BEGIN RENEWAL BY", "TAKES", "NEEDS", "")
+    late = [row for row in rows if row[-1]]
+    text = table(headers, rows)
+    emit(as_json, {"roles": dicts(found.roles), "late": [row[0] for row in late]}, text)
+    return Exit.FAILED if late else Exit.DONE
+
+
+def _runway(role: RoleState, now: datetime) -> tuple[str, ...]:
+    needs = [*role.renewal_people]
+    if role.renewal_approvals:
+        needs.append(f"{role.renewal_approvals} officers")
+    expires = role.expire_time.ToDatetime(UTC)
+    word = "RENEW NOW" if role.begin_renewal_by.ToDatetime(UTC) <= now else ""
+    return (
+        role.role,
+        role.expire_time.ToJsonString(),
+        role.begin_renewal_by.ToJsonString(),
+        str(timedelta(seconds=role.renewal_s)),
+        ", ".join(needs),
+        "EXPIRED" if expires <= now else word,
+    )
 
 
 def _state(found: GetRepositoryStateResponse) -> str:

@@ -1,4 +1,4 @@
-"""What happens by itself: the log key is made once, checkpoints are signed while the log grows."""
+"""What happens by itself: the log key is made, checkpoints are signed, old keys are retired."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import structlog
 from keyd.domain.tokens import TokenState
 from keyd.errors import KeydError
 from keyd.services.audit import ensure_log_key, sign_checkpoint
+from keyd.services.rotation.retiring import retire_due
 from keyd.services.world import World
 
 _log = structlog.get_logger("keyd.daemon")
@@ -18,9 +19,10 @@ _RETRY_S = 1.0
 
 
 class Clockwork:
-    """A thread that signs a checkpoint every `interval_s`; without a log token it has no work.
+    """A thread that signs a checkpoint every `interval_s` if there is a log token.
 
-    A daemon that cannot sign checkpoints still serves: its log is whole, only unsigned.
+    A daemon that cannot sign checkpoints still serves: its log is whole, only unsigned. In the same
+    rhythm keys are deactivated whose grace time after a rotation is over.
     """
 
     def __init__(self, world: World, log_token: str, interval_s: float) -> None:
@@ -34,10 +36,9 @@ class Clockwork:
         self._thread = threading.Thread(target=self._run, name="clockwork", daemon=True)
 
     def start(self) -> None:
-        """Do now what can be done, then go on in a thread; nothing without a log token."""
+        """Do now what can be done, then go on in a thread."""
         if not self._token:
             _log.warning("checkpoints_off", hint="set audit.log_token to have the log signed")
-            return
         # Whoever waits for the daemon finds a signed log, if its token is there at all.
         self._done = self._tick()
         self._thread.start()
@@ -54,6 +55,16 @@ class Clockwork:
 
     def _tick(self) -> bool:
         """Do what is due; returns False if it should be tried again soon."""
+        try:
+            retired = retire_due(self._world)
+        except KeydError as error:
+            _log.error("retirement_failed", reason=error.reason, message=error.message)
+        else:
+            if retired:
+                _log.info("rotations_ended", count=retired)
+        return not self._token or self._sign()
+
+    def _sign(self) -> bool:
         if self._world.tokens.get(self._token).status().state is not TokenState.ONLINE:
             return False
         try:

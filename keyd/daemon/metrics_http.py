@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import json
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
@@ -14,11 +11,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from keyd.backends.token import WorkerToken
+from keyd.domain.runway import Runway
 from keyd.domain.tokens import TokenState
 from keyd.domain.trust import TOP_LEVEL
 from keyd.errors import InvalidRequest, KeydError
 from keyd.ledger.sqlite import SqliteLedger
 from keyd.ports import View
+from keyd.services.evidence import trusted
+from keyd.services.repositories import expires_of
+from keyd.services.runway import runway_of
 from keyd.services.world import World
 
 _log = structlog.get_logger("keyd.daemon")
@@ -75,9 +76,21 @@ class WorldMetrics(Collector):
             "When the newest accepted version of a top-level role expires.",
             labels=["repository", "role"],
         )
-        for repository, role, expires in ledger.read(_expiries):
-            expiry.add_metric([repository, role], expires)
-        yield expiry
+        begin = GaugeMetricFamily(
+            "keyd_metadata_renewal_begin_timestamp_seconds",
+            "Until when the renewal of a top-level role should have begun.",
+            labels=["repository", "role"],
+        )
+        takes = GaugeMetricFamily(
+            "keyd_metadata_renewal_seconds",
+            "How long a renewal takes with the people it needs.",
+            labels=["repository", "role"],
+        )
+        for repository, role, runway in ledger.read(_runways):
+            expiry.add_metric([repository, role], runway.expires.timestamp())
+            begin.add_metric([repository, role], runway.begin_by.timestamp())
+            takes.add_metric([repository, role], runway.takes.total_seconds())
+        yield from (expiry, begin, takes)
 
     def _exchanges(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -105,19 +118,15 @@ class WorldMetrics(Collector):
             )
 
 
-def _expiries(view: View) -> list[tuple[str, str, float]]:
-    """(repository, role, Unix time); delegated roles could be thousands and are left out."""
+def _runways(view: View) -> list[tuple[str, str, Runway]]:
+    """(repository, role, runway); delegated roles could be thousands and are left out."""
     found = []
     for repository in view.repositories():
         for name in TOP_LEVEL:
-            role = view.role(repository.name, name)
-            if role is None or not role.trusted_digest:
-                continue
-            signed = json.loads(view.payload(role.trusted_digest), strict=False)
-            # Imported metadata may spell its time in a way that only its own tools read.
-            with contextlib.suppress(ValueError):
-                expires = datetime.fromisoformat(signed["expires"])
-                found.append((repository.name, name, expires.timestamp()))
+            payload = trusted(view, repository.name, name)
+            expires = expires_of(payload.signed["expires"]) if payload else None
+            if expires is not None:
+                found.append((repository.name, name, runway_of(view, repository, name, expires)))
     return found
 
 

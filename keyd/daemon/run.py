@@ -28,6 +28,7 @@ from keyd.daemon.status import describe, settled
 from keyd.errors import InvalidRequest, KeydError
 from keyd.ledger.opening import open_ledger
 from keyd.ledger.token_journal import LedgerTokenJournal
+from keyd.rehearsal.stage import StockClients
 from keyd.rpc.options import CannotListen
 from keyd.rpc.server import RpcServers
 from keyd.services.denials import DenialLog
@@ -118,6 +119,7 @@ def _start(settings: Settings, signals: Signals, stack: ExitStack) -> _Daemon:
         policy=policy,
         denials=DenialLog(ledger, clock),
         opaque_may_sign_tuf=settings.development.opaque_may_sign_tuf,
+        rehearsal=StockClients(),
     )
     stack.callback(_stop_tokens, fleet, signals)
     fleet.start()

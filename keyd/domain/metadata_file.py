@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,17 @@ def read(content: bytes, *, extra_members: tuple[str, ...] = ()) -> MetadataFile
         message = "versions start at 1: no client reads this file"
         raise refusal([malformed("VERSION_NOT_POSITIVE", (TOP, "version"), message, rule="A4")])
     return MetadataFile(payload, _signatures(document), facts_of(content))
+
+
+def write(payload: Payload, signatures: Sequence[tuple[str, str]]) -> bytes:
+    """A whole file with (key id, hex) signatures in this order, as python-tuf writes it.
+
+    Compact JSON with sorted members: the same input gives the same bytes, which other files name
+    by hash.
+    """
+    entries = [{"keyid": keyid, "sig": signature} for keyid, signature in signatures]
+    document = {"signatures": entries, "signed": payload.signed}
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
 
 
 def facts_of(content: bytes) -> FileFacts:

@@ -14,6 +14,7 @@ from keyd.rpc.options import ServerOptions
 from keyd.rpc.proposals import Proposals
 from keyd.rpc.reflection import Reflection
 from keyd.rpc.repositories import Repositories
+from keyd.rpc.rotations import Rotations
 from keyd.rpc.signing import Signing
 from keyd.rpc.tokens import Tokens
 from keyd.services.world import World
@@ -26,6 +27,7 @@ def all_methods(world: World, options: ServerOptions, drain: Drain) -> Mapping[s
         Keys(world),
         Tokens(world),
         Repositories(world),
+        Rotations(world),
         Officers(world),
         Proposals(world),
         Audit(world),

@@ -44,6 +44,7 @@ def summary_out(found: RepositorySummary) -> repositories_pb2.GetRepositoryState
 
 
 def _role_out(role: RoleSummary) -> repositories_pb2.RoleState:
+    runway = role.runway
     return repositories_pb2.RoleState(
         role=role.role,
         epoch=role.epoch,
@@ -53,6 +54,10 @@ def _role_out(role: RoleSummary) -> repositories_pb2.RoleState:
         expire_time=timestamp(role.expires) if role.expires else None,
         pending_version=role.pending_version,
         pending_missing=role.pending_missing,
+        begin_renewal_by=timestamp(runway.begin_by) if runway else None,
+        renewal_s=int(runway.takes.total_seconds()) if runway else 0,
+        renewal_people=runway.people if runway else (),
+        renewal_approvals=runway.approvals if runway else 0,
     )
 
 

@@ -60,7 +60,8 @@ def trust(tx: Transaction, record: VersionRecord, payload: Payload) -> None:
     """Make an accepted version the newest trusted one of its role, unless a newer one is."""
     tx.put_version(record)
     role = role_or_new(tx, record.repository, record.role)
-    if record.version < role.trusted_version or record.digest == role.trusted_digest:
+    newer = record.version >= role.trusted_version or role.trusts_older_epoch
+    if not newer or record.digest == role.trusted_digest:
         return
     tx.put_role(
         altered(

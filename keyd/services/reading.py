@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from keyd.domain.keys import Key
+from keyd.domain.methods import METHODS, Resource
 from keyd.domain.payload import Payload, parse
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Repository, Role
@@ -125,8 +126,15 @@ def _check_digest(request: SigningRequest) -> None:
 def _authorise(
     world: World, caller: Caller, request: SigningRequest, method: str, place: tuple[str, str]
 ) -> None:
-    signs = method != CHECK_METHOD
-    action = Action(method, *place, key=request.key if signs else "")
+    repository, role = place
+    # What a method is not said to touch need not be granted: a rotation's keys have new names.
+    touched = METHODS.get(method, frozenset(Resource))
+    action = Action(
+        method,
+        repository,
+        role=role if Resource.ROLE in touched else "",
+        key=request.key if Resource.KEY in touched else "",
+    )
     denied = denial(world, caller, action)
     if denied is not None:
         raise denied

@@ -18,6 +18,7 @@ from keyd.domain.payload import Payload
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Repository, Reservation, ReservationState, Role
 from keyd.domain.rule_levels import rules_text
+from keyd.domain.runway import Runway
 from keyd.domain.trust import TOP_LEVEL, KeySet, RepositoryState, RoleRules
 from keyd.errors import AlreadyExists, InvalidRequest, NotFound, PolicyViolation
 from keyd.ports import Transaction, View
@@ -27,6 +28,7 @@ from keyd.services.evidence import mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
 from keyd.services.paging import Page, paged
 from keyd.services.quorum import approving, consume, named_by_policy
+from keyd.services.runway import runway_of
 from keyd.services.world import World
 
 
@@ -42,6 +44,7 @@ class RoleSummary:
     expires: datetime | None
     pending_version: int
     pending_missing: int
+    runway: Runway | None = None
 
 
 @dataclass(frozen=True)
@@ -275,12 +278,13 @@ def _summary(view: View, name: str) -> RepositorySummary:
     return RepositorySummary(
         repository=repository,
         trusted_root=root.raw if root else b"",
-        roles=tuple(_role_summary(view, recorded[role]) for role in sorted(recorded)),
+        roles=tuple(_role_summary(view, repository, recorded[role]) for role in sorted(recorded)),
     )
 
 
-def _role_summary(view: View, role: Role) -> RoleSummary:
+def _role_summary(view: View, repository: Repository, role: Role) -> RoleSummary:
     payload = trusted(view, role.repository, role.name)
+    expires = expires_of(payload.signed["expires"]) if payload else None
     pending = _pending(view, role)
     signed = [s.fingerprint for s in view.signatures(pending)] if pending else []
     return RoleSummary(
@@ -289,21 +293,22 @@ def _role_summary(view: View, role: Role) -> RoleSummary:
         trusted_version=role.trusted_version,
         high_water=role.high_water,
         next_version=mark(view, role) + 1,
-        expires=_expires(payload.signed["expires"]) if payload else None,
+        expires=expires,
         pending_version=pending.version if pending else 0,
         pending_missing=lacking(view, pending, signed) if pending else 0,
+        runway=runway_of(view, repository, role.name, expires) if expires else None,
     )
 
 
 def _pending(view: View, role: Role) -> Reservation | None:
-    if role.high_water <= role.trusted_version:
+    if role.high_water == role.trusted_version:
         return None
     found = view.reservation(role.repository, role.name, role.epoch, role.high_water)
     open_states = (ReservationState.RESERVED, ReservationState.SIGNED)
     return found if found and found.state in open_states else None
 
 
-def _expires(text: str) -> datetime | None:
+def expires_of(text: str) -> datetime | None:
     """Imported metadata may spell its expiry in ways that python-tuf reads and keyd never signs."""
     try:
         moment = datetime.fromisoformat(text)

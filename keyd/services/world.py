@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from keyd.domain.policy import Caller, Policy
+from keyd.domain.rehearsal import Act, Play
 from keyd.errors import KeydError
-from keyd.ports import Clock, Ledger, Tokens
+from keyd.ports import Clock, Ledger, Rehearsal, Tokens
 
 
 class PolicySource(Protocol):
@@ -21,6 +22,15 @@ class Denials(Protocol):
 
     def record(self, caller: Caller, method: str, refusal: KeydError, subject: str) -> None:
         """Log one refusal, or only count it when this principal is over its rate."""
+
+
+class Unrehearsed:
+    """Where nobody rehearses, nothing is released."""
+
+    def rehearse(self, play: Play) -> tuple[Act, ...]:
+        """One act that is never as promised."""
+        client = f"no client of the {len(play.roots)} roots"
+        return (Act(client, must_reach=True, reached=False, said="there is no rehearsal here"),)
 
 
 @dataclass(frozen=True)
@@ -37,3 +47,4 @@ class World:
     policy: PolicySource
     denials: Denials
     opaque_may_sign_tuf: bool = False
+    rehearsal: Rehearsal = field(default_factory=Unrehearsed)

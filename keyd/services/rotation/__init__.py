@@ -1,0 +1,1 @@
+"""Rotations: planned, carried out step by step, rehearsed, released, retired."""

@@ -1,0 +1,230 @@
+"""Carrying a rotation out: the first step that is not done, then the next, as far as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keyd.domain.keys import Content, KeySpec, Scheme
+from keyd.domain.policy import Action, Caller
+from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
+from keyd.domain.rotation.plan import Step, StepKind
+from keyd.errors import NotFound, PolicyViolation
+from keyd.failpoints import Failpoint, failpoint
+from keyd.ports import View
+from keyd.services.authorize import demand
+from keyd.services.key_creation import generate
+from keyd.services.paging import Page, paged
+from keyd.services.rotation import receipts, uploads
+from keyd.services.rotation.confirming import root_change
+from keyd.services.rotation.files import recorded_payload, signed_by
+from keyd.services.rotation.holders import holders
+from keyd.services.rotation.payloads import builder
+from keyd.services.rotation.plans import plan_behind
+from keyd.services.rotation.progress import Progress, progress_of, recorded_rotation
+from keyd.services.rotation.proposing import propose
+from keyd.services.rotation.rehearsing import rehearse, to_publish
+from keyd.services.rotation.reserving import SigningStep, StepNeedsApproval
+from keyd.services.rotation.retiring import confirm
+from keyd.services.rotation.signing import METHOD, Trouble, bound_file, sign_step
+from keyd.services.token_call import Deadline
+from keyd.services.world import World
+
+_RSA_BITS = 3072
+
+
+@dataclass(frozen=True)
+class Went:
+    """How far a rotation came, and what was done on the way, a line each."""
+
+    progress: Progress
+    done: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Receipt(receipts.ToSign):
+    """Also whose signatures are wanted, by key id, and what the payload changes."""
+
+    wanted: Mapping[str, str]
+    change: tuple[str, ...]
+
+
+def go_on(world: World, caller: Caller, name: str, *, timeout_s: float) -> Went:
+    """Do all steps that can be done now; steps that are done are found so in the ledger.
+
+    Raises: what rules, ledger and rehearsal refuse; what was done before stays done.
+    """
+    rotation = _authorised(world, caller, METHOD, name)
+    deadline = Deadline(world.clock, timeout_s)
+    done: list[str] = []
+    troubles: tuple[Trouble, ...] = ()
+    if rotation.state.is_open:
+        for step in plan_behind(rotation).steps:
+            finished, words, troubles = _do(world, caller, rotation, step, deadline)
+            done += words
+            if not finished:
+                break
+            rotation = world.ledger.read(lambda view: recorded_rotation(view, name))
+    progress = world.ledger.read(
+        lambda view: progress_of(view, recorded_rotation(view, name), troubles)
+    )
+    return Went(progress, tuple(done))
+
+
+def _do(
+    world: World, caller: Caller, rotation: Rotation, step: Step, deadline: Deadline
+) -> tuple[bool, list[str], tuple[Trouble, ...]]:
+    """Whether the step is done now, what was done for it, and what keys did not sign and why."""
+    if step.kind is StepKind.GENERATE:
+        return True, _generate(world, caller, step, deadline), ()
+    if step.kind is StepKind.SIGN:
+        return _sign(world, caller, rotation, step, deadline)
+    if step.kind is StepKind.REHEARSE and rotation.state is RotationState.RUNNING:
+        acts = rehearse(world, caller, rotation)
+        return True, [f"rehearsed: {act}" for act in acts], ()
+    # What is left, publication and retirement, is for others to begin.
+    return step.kind is StepKind.REHEARSE, [], ()
+
+
+def _generate(world: World, caller: Caller, step: Step, deadline: Deadline) -> list[str]:
+    if world.ledger.read(lambda view: view.key(step.subject)) is not None:
+        return []
+    scheme = Scheme(step.scheme)
+    made = generate(
+        world,
+        caller.principal,
+        name=step.subject,
+        token=step.token,
+        spec=KeySpec(scheme, _RSA_BITS if scheme.is_rsa else 0),
+        content=Content.TUF,
+        timeout_s=deadline.remaining_s(),
+    )
+    failpoint(Failpoint.ROTATION_STEP_DONE)
+    return [f"made key {made.name} on token {made.token}"]
+
+
+def _sign(
+    world: World, caller: Caller, rotation: Rotation, step: Step, deadline: Deadline
+) -> tuple[bool, list[str], tuple[Trouble, ...]]:
+    def sealed(view: View) -> bool:
+        file = bound_file(view, rotation, step.number)
+        return file is not None and file.content is not None
+
+    if world.ledger.read(sealed):
+        return True, [], ()
+    signing = SigningStep(
+        rotation,
+        step.number,
+        step.subject,
+        builder(world, rotation, step.subject),
+        plan_behind(rotation).change.lower.get(step.subject, 0),
+    )
+    try:
+        outcome = sign_step(world, caller, signing, deadline)
+    except StepNeedsApproval as wanted:
+        return False, [], (Trouble("officers", propose(world, caller, wanted)),)
+    if outcome.file.content is None:
+        return False, [], outcome.troubles
+    failpoint(Failpoint.ROTATION_STEP_DONE)
+    return True, [f"signed {step.subject} {outcome.file.version}"], outcome.troubles
+
+
+def get(world: World, caller: Caller, name: str) -> Progress:
+    """One rotation as it stands. Raises: NotFound."""
+    rotation = _authorised(world, caller, "RotationService.GetRotation", name)
+    return world.ledger.read(lambda view: progress_of(view, rotation))
+
+
+def list_rotations(
+    world: World, caller: Caller, repository: str, *, page_size: int, page_token: str
+) -> Page[Progress]:
+    """The rotations of a repository, by name."""
+    demand(world, caller, Action("RotationService.ListRotations", repository))
+
+    def work(view: View) -> Page[Progress]:
+        page = paged(view.rotations(repository), _name, page_size, page_token)
+        return Page(tuple(progress_of(view, found) for found in page.items), page.next_token)
+
+    return world.ledger.read(work)
+
+
+def receipt(world: World, caller: Caller, name: str, role: str, *, timeout_s: float) -> Receipt:
+    """What is to be signed elsewhere; role "" is the one that waits. Raises: NotFound."""
+    rotation = _authorised(world, caller, "RotationService.GetReceipt", name)
+    wanted = role or world.ledger.read(lambda view: _waiting_role(view, rotation))
+    issued = receipts.issue(world, rotation, wanted, timeout_s)
+    whose, change = world.ledger.read(lambda view: _about(view, issued.file))
+    return Receipt(issued.file, issued.payload, issued.receipt, whose, change)
+
+
+def upload(
+    world: World, caller: Caller, name: str, *, receipt: bytes, keyid: str, signature: bytes
+) -> tuple[uploads.Uploaded, Progress]:
+    """Record a signature made elsewhere. Raises: as `uploads.upload`."""
+    rotation = _authorised(world, caller, "RotationService.UploadSignature", name)
+    if not rotation.state.is_open:
+        raise PolicyViolation("ROTATION_ENDED", f"{name} is {rotation.state.value}")
+    done = uploads.upload(
+        world,
+        caller.principal,
+        rotation,
+        receipt=receipt,
+        keyid=keyid,
+        signature=signature,
+    )
+    return done, world.ledger.read(lambda view: progress_of(view, rotation))
+
+
+def released_files(world: World, caller: Caller, name: str) -> tuple[RotationFile, ...]:
+    """All files of a rehearsed rotation in the order of publication.
+
+    Raises: PolicyViolation (ROTATION_NOT_READY).
+    """
+    rotation = _authorised(world, caller, "RotationService.GetFiles", name)
+    if rotation.state in (RotationState.RUNNING, RotationState.CANCELLED):
+        raise PolicyViolation(
+            "ROTATION_NOT_READY",
+            f"{name} is {rotation.state.value}: files leave only after their rehearsal",
+        )
+    return to_publish(world.ledger.read(lambda view: view.rotation_files(name)))
+
+
+def confirm_published(world: World, caller: Caller, name: str) -> Progress:
+    """The files are out: the old keys' grace time runs. Raises: PolicyViolation."""
+    rotation = _authorised(world, caller, "RotationService.ConfirmPublished", name)
+    confirm(world, caller, rotation)
+    return world.ledger.read(lambda view: progress_of(view, recorded_rotation(view, name)))
+
+
+def _authorised(world: World, caller: Caller, method: str, name: str) -> Rotation:
+    rotation = world.ledger.read(lambda view: recorded_rotation(view, name))
+    demand(world, caller, Action(method, rotation.repository))
+    return rotation
+
+
+def _name(rotation: Rotation) -> str:
+    return rotation.name
+
+
+def _waiting_role(view: View, rotation: Rotation) -> str:
+    for step in progress_of(view, rotation).steps:
+        if step.missing and step.role:
+            return step.role
+    raise NotFound("NOTHING_RESERVED", f"no payload of {rotation.name} waits for signatures")
+
+
+def _about(view: View, file: RotationFile) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    reservation = view.reservation(file.repository, file.role, file.epoch, file.version)
+    if reservation is None:
+        return {}, ()
+    made = signed_by(view, reservation)
+    people = holders(view, file.repository)
+    wanted = {
+        keyid: people[fingerprint].holder if fingerprint in people else ""
+        for keys in reservation.required
+        for keyid, fingerprint in keys.fingerprints.items()
+        if fingerprint not in made
+    }
+    payload = recorded_payload(view, file.digest)
+    change = root_change(view, file.repository, file.role, payload)
+    return wanted, change.lines if change else ()

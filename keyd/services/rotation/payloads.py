@@ -1,0 +1,112 @@
+"""The payload that a signing step makes, from what is trusted at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keyd.domain import canonical, public_keys
+from keyd.domain.delegations import key_set
+from keyd.domain.metadata_file import facts_of
+from keyd.domain.payload import Payload
+from keyd.domain.records import Role
+from keyd.domain.records_rotation import Rotation
+from keyd.domain.rotation import building
+from keyd.domain.rotation.building import ListChange, Listed
+from keyd.domain.rotation.changes import NewKey, RoleChange
+from keyd.domain.trust import TOP_LEVEL
+from keyd.errors import InvalidRequest, PolicyViolation
+from keyd.ports import View
+from keyd.services.evidence import mark, rules_of, trusted
+from keyd.services.keys import named
+from keyd.services.rotation.plans import plan_behind
+from keyd.services.rotation.reserving import Build
+from keyd.services.world import World
+
+
+def builder(world: World, rotation: Rotation, name: str) -> Build:
+    """How the payload of one role is made."""
+    plan = plan_behind(rotation)
+
+    def build(view: View, role: Role) -> bytes:
+        before = trusted(view, rotation.repository, name)
+        if before is None:
+            raise PolicyViolation(
+                "ROTATION_STALE", f"nothing is trusted of {name} any more: plan the change anew"
+            )
+        lifetime_s = plan.change.root_expires_s if name == "root" else 0
+        # Root waits for people, who approve these bytes: they must be the same tomorrow.
+        now = rotation.created_at if name == "root" else world.clock.now()
+        expires = building.expiry(before, name, rules_of(role), now, lifetime_s)
+        bumped = building.bump(before, mark(view, role) + 1, expires)
+        return canonical.encode(_changed(view, rotation, before, bumped))
+
+    return build
+
+
+def _changed(
+    view: View, rotation: Rotation, before: Payload, bumped: building.Signed
+) -> Mapping[str, Any]:
+    """What the plan says of this payload, put into its next version."""
+    kind, change = before.signed["_type"], plan_behind(rotation).change
+    if kind == "snapshot":
+        return building.build_snapshot(bumped, dict(_sealed(view, rotation)))
+    if kind == "timestamp":
+        sealed = dict(_sealed(view, rotation, wanted="snapshot"))
+        return building.build_timestamp(bumped, sealed.get("snapshot"))
+    own = [each for each in change.changes if _gives(before, each.role)]
+    lists = {each.role: _list_change(view, before, each) for each in own}
+    build = building.build_root if kind == "root" else building.build_delegator
+    return build(before, bumped, lists)
+
+
+def _gives(before: Payload, role: str) -> bool:
+    """Whether the payload is where this role's keys are listed."""
+    if before.signed["_type"] == "root":
+        return role in TOP_LEVEL
+    return role not in TOP_LEVEL and key_set(before, role, "") is not None
+
+
+def _list_change(view: View, before: Payload, change: RoleChange) -> ListChange:
+    return ListChange(
+        add=tuple(_key_object(view, before, key) for key in change.add),
+        remove=frozenset(change.remove),
+        threshold=change.threshold,
+    )
+
+
+def _key_object(view: View, before: Payload, key: NewKey) -> tuple[str, Mapping[str, Any]]:
+    """Key id and object; as the payload spells it already, where it lists the key for others."""
+    if key.key_object is not None:
+        keyid, found = public_keys.keyid_three_members(key.key_object), key.key_object
+    else:
+        held = named(view, key.label)
+        keyid, found = public_keys.tuf_key(held.public_der, held.scheme)
+    fingerprint = public_keys.fingerprint_of(found)
+    holder = before.signed if "keys" in before.signed else before.signed["delegations"]
+    for known, spelt in holder["keys"].items():
+        if _fingerprint(spelt) == fingerprint:
+            return known, spelt
+    return keyid, found
+
+
+def _fingerprint(key_object: Mapping[str, Any]) -> str:
+    try:
+        return public_keys.fingerprint_of(key_object)
+    except InvalidRequest:
+        return ""
+
+
+def _sealed(view: View, rotation: Rotation, wanted: str = "") -> Iterator[tuple[str, Listed]]:
+    """The files of this rotation that a snapshot, or the timestamp, names."""
+    for file in view.rotation_files(rotation.name):
+        listed = file.role == wanted if wanted else file.role not in ("snapshot", "timestamp")
+        if file.content is not None and listed:
+            if file.role == "root" and not _lists_root(view, rotation.repository):
+                continue
+            yield file.role, Listed(file.version, facts_of(file.content))
+
+
+def _lists_root(view: View, repository: str) -> bool:
+    snapshot = trusted(view, repository, "snapshot")
+    return snapshot is not None and "root.json" in snapshot.signed["meta"]

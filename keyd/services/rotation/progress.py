@@ -1,0 +1,135 @@
+"""Where a rotation is: derived from the ledger every time, never remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
+from keyd.domain.rotation.plan import Step, StepKind
+from keyd.errors import NotFound
+from keyd.ports import View
+from keyd.services.rotation.holders import facts_of, holders
+from keyd.services.rotation.plans import plan_behind
+from keyd.services.rotation.proposing import asked_for
+from keyd.services.rotation.retiring import retire_time
+from keyd.services.rotation.signing import Trouble, bound_file, standing_words
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """One step of the plan; `version` is 0 until one is bound for it, `missing` in words."""
+
+    number: int
+    text: str
+    done: bool
+    role: str = ""
+    version: int = 0
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A rotation and its steps.
+
+    `waiting` tells whether only somebody else can bring it further: signatures made elsewhere, or
+    approvals of `proposals`.
+    """
+
+    rotation: Rotation
+    steps: tuple[StepProgress, ...]
+    waiting: bool
+    next: str
+    proposals: tuple[str, ...] = ()
+    retire_time: datetime | None = None
+
+
+def recorded_rotation(view: View, name: str) -> Rotation:
+    """A rotation by name. Raises: NotFound."""
+    found = view.rotation(name)
+    if found is None:
+        raise NotFound("ROTATION_UNKNOWN", f"there is no rotation {name!r}; keyd rotate status")
+    return found
+
+
+def progress_of(view: View, rotation: Rotation, troubles: tuple[Trouble, ...] = ()) -> Progress:
+    """Every step as it stands; `troubles` are why keys here did not sign just now."""
+    plan = plan_behind(rotation)
+    name = _namer(view, rotation)
+    files = {f.step: f for f in view.rotation_files(rotation.name)}
+    steps = tuple(_step(view, rotation, step, files, name) for step in plan.steps)
+    first = next((step for step in steps if not step.done), None)
+    waiting = rotation.state is RotationState.RUNNING and first is not None and bool(first.missing)
+    asked: tuple[str, ...] = ()
+    if first is not None and first.role and rotation.state is RotationState.RUNNING:
+        planned = plan.steps[first.number].version
+        asked = tuple(asked_for(view, rotation.repository, first.role, planned))
+    return Progress(
+        rotation=rotation,
+        steps=steps,
+        waiting=waiting or bool(asked),
+        next=_next(rotation, first, troubles),
+        proposals=asked,
+        retire_time=retire_time(rotation),
+    )
+
+
+def _step(
+    view: View,
+    rotation: Rotation,
+    step: Step,
+    files: Mapping[int, RotationFile],
+    name: Callable[[str], str],
+) -> StepProgress:
+    if step.kind is not StepKind.SIGN:
+        return StepProgress(step.number, step.text, _is_done(view, rotation, step))
+    file = files.get(step.number)
+    bound = bound_file(view, rotation, step.number) if file is not None else None
+    if rotation.state.is_open and bound is None:
+        return StepProgress(step.number, step.text, False, step.subject)
+    if file is None:
+        return StepProgress(step.number, step.text, False, step.subject)
+    done = file.content is not None
+    missing = () if done or not rotation.state.is_open else standing_words(view, file, name)
+    return StepProgress(step.number, step.text, done, step.subject, file.version, missing)
+
+
+def _is_done(view: View, rotation: Rotation, step: Step) -> bool:
+    if step.kind is StepKind.GENERATE:
+        return view.key(step.subject) is not None
+    if step.kind is StepKind.REHEARSE:
+        return rotation.state in (RotationState.READY, RotationState.RETIRING, RotationState.DONE)
+    if step.kind is StepKind.PUBLISH:
+        return rotation.state in (RotationState.RETIRING, RotationState.DONE)
+    return rotation.state is RotationState.DONE
+
+
+def _next(rotation: Rotation, first: StepProgress | None, troubles: tuple[Trouble, ...]) -> str:
+    if rotation.state is RotationState.READY:
+        return "publish its files: KeydRepository.apply, or keyd rotate files"
+    if rotation.state is RotationState.RETIRING:
+        return "the old keys are deactivated when their grace time is over"
+    if first is None or rotation.state is not RotationState.RUNNING:
+        return ""
+    why = "; ".join([*first.missing, *map(str, troubles)])
+    return f"{first.text}: {why}" if why else first.text
+
+
+def _namer(view: View, rotation: Rotation) -> Callable[[str], str]:
+    """What a key is called: its name here, or a label and who holds it."""
+    known = dict(holders(view, rotation.repository))
+    for change in plan_behind(rotation).change.changes:
+        for key in change.add:
+            if key.holder:
+                facts = facts_of(key)
+                known[facts.fingerprint] = facts
+
+    def name(fingerprint: str) -> str:
+        key = view.key_by_fingerprint(fingerprint)
+        if key is not None:
+            return key.name
+        held = known.get(fingerprint)
+        return f"{held.label} ({held.holder})" if held else f"key {fingerprint[:12]} (elsewhere)"
+
+    return name
