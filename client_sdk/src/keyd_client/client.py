@@ -15,6 +15,7 @@ from keyd_client.api.keys import Keys
 from keyd_client.api.officers import Officers
 from keyd_client.api.proposals import Proposals
 from keyd_client.api.repositories import Repositories
+from keyd_client.api.rotations import Rotations
 from keyd_client.api.tokens import Tokens
 from keyd_client.channel import Connection
 from keyd_client.errors import ApprovalRequired, InvalidRequest
@@ -53,6 +54,7 @@ class Client:
         self.tokens = Tokens(self.connection)
         self.repositories = Repositories(self.connection)
         self.audit = Audit(self.connection)
+        self.rotations = Rotations(self.connection)
         self.officers = Officers(self.connection)
         self.proposals = Proposals(self.connection)
 

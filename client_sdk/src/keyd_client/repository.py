@@ -36,6 +36,7 @@ from keyd_client.errors import (
     PolicyViolation,
 )
 from keyd_client.keyring import Delegator, Keyring
+from keyd_client.messages import label
 from keyd_client.profile import Profile
 from keyd_client.roles import EXPIRY, TOP_LEVEL, RoleKeys, delegated_by, delegates, unborn
 from keyd_client.signer import Confirm
@@ -241,6 +242,54 @@ class KeydRepository(Repository):
         self._sign(role, md)
         self._stage(role, md)
 
+    def apply(self, rotation: str) -> None:
+        """Publish a rehearsed rotation, all of its files at once, and tell the daemon so.
+
+        Fetches them, verifies them as a client does that knows the files here, and writes them;
+        after a failure it may be called again. Edits that are not published yet are refused.
+        Raises: PolicyViolation (THRESHOLD_NOT_REACHED, ROTATION_OVERTAKEN), InvalidRequest
+        (EDITS_PENDING), AlreadyExists.
+        """
+        if self._staged:
+            raise InvalidRequest(
+                "EDITS_PENDING", "publish what was edited first: a rotation goes out by itself"
+            )
+        recovery = label(self._client.rotations.get(rotation).rotation, "kind") == "FAST_FORWARD"
+        files = self._client.rotations.files(rotation)
+        try:
+            for file in sorted(files, key=lambda file: file.role != Root.type):
+                self._take(file.role, file.version, file.content, lowered=recovery)
+        except BaseException:
+            self._staged.clear()
+            raise
+        self._release()
+        if recovery:
+            self._store.withdraw_above({file.role: file.version for file in files})
+        self._client.rotations.confirm_published(rotation)
+
+    def _take(self, role: str, version: int, content: bytes, *, lowered: bool) -> None:
+        """Stage a released file, verified by its delegator as it will be published."""
+        md: Metadata[Any] = Metadata.from_bytes(content)
+        here = self._content(role)
+        newest = Metadata.from_bytes(here).signed.version if here is not None else 0
+        if here == content or (role == Root.type and newest >= version):
+            return
+        if newest >= version and not lowered:
+            raise PolicyViolation(
+                "ROTATION_OVERTAKEN",
+                f"{role} {newest} is published, the rotation has {version}: continue the rotation, "
+                "then apply it again",
+            )
+        delegators: list[Delegator] = [self._delegator(role)]
+        if role == Root.type:
+            delegators = [md.signed, self.root()]
+        for delegator in delegators:
+            if not delegator.get_verification_result(role, md.signed_bytes, md.signatures):
+                raise PolicyViolation(
+                    "THRESHOLD_NOT_REACHED", f"{role} {version} is not signed by enough keys"
+                )
+        self._staged[role] = [_Staged(version, content, imported=True)]
+
     # --- signing --------------------------------------------------------------------------------
 
     def _sign(self, role: str, md: Metadata[Any]) -> None:
@@ -338,7 +387,12 @@ class KeydRepository(Repository):
     def _release(self) -> None:
         """Write what is staged in an order that no client can mind (TUF 6.3.1 to 6.3.3)."""
         last = (Snapshot.type, Root.type, Timestamp.type)
-        for role in sorted(self._staged, key=lambda role: last.index(role) if role in last else -1):
-            for staged in self._staged[role]:
-                self._store.write(role, staged.version, staged.content)
+        order = sorted(self._staged, key=lambda role: last.index(role) if role in last else -1)
+        self._store.publish(
+            [
+                (role, staged.version, staged.content)
+                for role in order
+                for staged in self._staged[role]
+            ]
+        )
         self._staged.clear()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from keyd_client.errors import AlreadyExists, InvalidRequest
@@ -40,18 +41,47 @@ class RepositoryStore:
         except FileNotFoundError:
             return None
 
-    def write(self, role: str, version: int, content: bytes) -> None:
-        """Publish one metadata file. Raises: AlreadyExists if the version has other content."""
+    def publish(self, files: Sequence[tuple[str, int, bytes]]) -> None:
+        """Publish (role, version, content) in this order, at once as far as a disk allows.
+
+        Every file is on the disk under a temporary name before the first gets its own, so that
+        clients and a crash find at most a moment between two names. Raises: AlreadyExists if a
+        version has other content; then nothing is published.
+        """
+        fresh = [file for file in files if not self._is_published(*file)]
+        written: list[tuple[str, int, Path]] = []
+        try:
+            for role, version, content in fresh:
+                written.append((role, version, _write_beside(self._path(role, version), content)))
+            for role, version, temporary in written:
+                _name(temporary, self._path(role, version))
+        except BaseException:
+            for _, _, temporary in written:
+                temporary.unlink(missing_ok=True)
+            raise
+        _flush(self.metadata)
+        for role, version, _ in written:
+            if role != _TIMESTAMP:
+                self._saw(role, version)
+
+    def _is_published(self, role: str, version: int, content: bytes) -> bool:
+        """Whether the file is there. Raises: AlreadyExists if its version has other content."""
         path = self._path(role, version)
-        if role != _TIMESTAMP and path.exists():
-            if path.read_bytes() != content:
-                raise AlreadyExists(
-                    "FILE_EXISTS", f"{path} is published with other content: keep it"
-                )
-            return
-        _write(path, content)
-        if role != _TIMESTAMP:
-            self._saw(role, version)
+        if role == _TIMESTAMP or not path.exists():
+            return False
+        if path.read_bytes() != content:
+            raise AlreadyExists("FILE_EXISTS", f"{path} is published with other content: keep it")
+        return True
+
+    def withdraw_above(self, newest: Mapping[str, int]) -> None:
+        """Take away versions above these: a recovery has made them void. Never of root."""
+        for path in self.metadata.iterdir():
+            match = _VERSIONED.fullmatch(path.name)
+            role, number = (match[2], int(match[1])) if match else ("", 0)
+            if role != "root" and number > newest.get(role, number):
+                path.unlink()
+                self._newest[role] = newest[role]
+        _flush(self.metadata)
 
     def write_target(self, path: str, sha256: str, content: bytes | Path) -> None:
         """Publish a target file (its content, or a file to copy) under its name by hash."""
@@ -74,6 +104,17 @@ class RepositoryStore:
 
 def _write(path: Path, content: bytes | Path) -> None:
     """Write through a temporary file; when this returns, the file survives a power cut."""
+    _name(_write_beside(path, content), path)
+    _flush(path.parent)
+
+
+def _name(temporary: Path, path: Path) -> None:
+    """The moment from which clients see a file."""
+    temporary.replace(path)
+
+
+def _write_beside(path: Path, content: bytes | Path) -> Path:
+    """Write a temporary file in the same folder; its content is on the disk then."""
     descriptor, temporary = tempfile.mkstemp(prefix=".keyd-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -82,12 +123,16 @@ def _write(path: Path, content: bytes | Path) -> None:
             file.flush()
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    return Path(temporary)
+
+
+def _flush(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
