@@ -28,6 +28,10 @@ help: ## List the targets
 demo: venv ## Build a TUF repository with keys on a SoftHSM token and download from it
 	$(BIN)/python -m demo
 
+.PHONY: demo-rotation
+demo-rotation: venv ## Replace keys of every role on a live repository, watched by stock clients
+	$(BIN)/python -m demo.rotation
+
 .PHONY: test
 test: venv test-tools ## Run the tests, except the slow ones
 	tally="$$($(BIN)/python -m tests.shards --quick-tally)"; KEYD_TALLY="$$tally" \

@@ -32,7 +32,7 @@ TEAM = RoleKeys(1, ["team-1"])
 def main() -> int:
     """Tell the story below a directory that is gone afterwards."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     began = time.monotonic()
     base = Path(tempfile.mkdtemp(prefix="keyd-demo-"))
     try:
@@ -49,7 +49,7 @@ def main() -> int:
     return 0
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def interrupt(_number: int, _frame: FrameType | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # nothing may interrupt the cleaning up
     raise KeyboardInterrupt
