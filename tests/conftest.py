@@ -14,6 +14,8 @@ from hypothesis import settings
 from tests.daemon import Installation, install
 from tests.softhsm import SoftHSMToken, create_softhsm
 
+pytest_plugins = ["tests.hanging"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # A busy machine is no failure of the code: pytest's timeout is the only clock.

@@ -16,6 +16,7 @@ from keyd.domain.tokens import SignItem
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError
 from keyd.ledger.backup import backup, restore
 from keyd.ledger.repair import repair
+from keyd.rehearsal.stage import StockClients
 from keyd.services.audit import ensure_log_key, sign_checkpoint
 from keyd.services.imports import import_metadata
 from keyd.services.keys import change_state
@@ -24,9 +25,12 @@ from keyd.services.proposals import Shown
 from keyd.services.recovery import close_open_intents
 from keyd.services.registration import register
 from keyd.services.repositories import bootstrap
+from keyd.services.rotation import advancing
+from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
 from tests.authors import Signed, Writer
 from tests.fakes import FakeTokens, SoftwareToken, TestClock, new_private_key, public_der, sign_with
+from tests.integration import rotating
 from tests.ledgers import Home
 from tests.officers import approve, carry_out, enrol, person, propose, reject
 from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
@@ -48,6 +52,7 @@ def use(base: Path) -> LogKey:
     _fail(world, author, token)
     _import_foreign(world)
     _crash(world, author, token)
+    _rotate(world)
     _approve(world, author)
     sign_checkpoint(world, TIMEOUT_S)
     world.ledger.close()
@@ -74,6 +79,28 @@ def use(base: Path) -> LogKey:
 
 def _world(base: Path, token: SoftwareToken) -> World:
     return open_world(base, tokens=FakeTokens(token))
+
+
+def _rotate(world: World) -> None:
+    """A repository's root key gives way to one that is held elsewhere and signs by receipt."""
+    active_author(world, "rotated", prefix="rotated-")
+    world = replace(world, rehearsal=StockClients())
+    elsewhere = new_private_key(KeySpec(Scheme.ED25519))
+    keyid, key_object = public_keys.tuf_key(public_der(elsewhere), Scheme.ED25519)
+    add = WantedKey("card", holder="dave", key_object=key_object)
+    wanted = Wanted("ROOT", "rotated", (WantedRole("root", (add,), ("rotated-root-3",)),))
+    name = rotating.begin(world, wanted)
+    rotating.go_on(world, name)
+    receipt = advancing.receipt(world, ADMIN, name, "root", timeout_s=TIMEOUT_S)
+    advancing.upload(
+        world,
+        ADMIN,
+        name,
+        receipt=receipt.receipt,
+        keyid=keyid,
+        signature=sign_with(elsewhere, Scheme.ED25519, receipt.payload),
+    )
+    advancing.confirm_published(world, ADMIN, name)
 
 
 def _sign_much(world: World, author: Author) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from tests.running import Daemon
 
 T = TypeVar("T")
 _DEATH_S = 30.0
+_END_S = 80.0
 
 
 class Crashing:
@@ -46,22 +48,20 @@ class Crashing:
 
     def die(self, client: Client, call: Callable[[], T]) -> BaseException | None:
         """`interrupt` without the new start."""
-        with ThreadPoolExecutor(1) as pool:
-            future = self._die_under(pool, call)
-            with client.connection.lease() as opened:
-                opened.channel.close()
-            return future.exception()
+        future = self._die_under(call)
+        with client.connection.lease() as opened:
+            opened.channel.close()
+        return future.exception(_END_S)
 
     def outlive(self, call: Callable[[], T]) -> T:
         """Let the daemon die under a call that goes on when it is back; returns its result."""
-        with ThreadPoolExecutor(1) as pool:
-            future = self._die_under(pool, call)
-            self._daemon = self._start()
-            return future.result()
+        future = self._die_under(call)
+        self._daemon = self._start()
+        return future.result(_END_S)
 
-    def _die_under(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> Future[T]:
+    def _die_under(self, call: Callable[[], T]) -> Future[T]:
         self.installation.arm()
-        future = pool.submit(call)
+        future = _begun(call)
         try:
             code = self._daemon.running.wait(_DEATH_S)
         finally:
@@ -73,3 +73,18 @@ class Crashing:
         daemon = self.installation.serve(self._place).__enter__()
         daemon.wait_for("daemon_ready")
         return daemon
+
+
+def _begun(call: Callable[[], T]) -> Future[T]:
+    """In a thread that nobody waits for: one that hangs inside gRPC must not hold the test."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        # Handed on to whoever asks for the result.
+        except BaseException as error:  # noqa: BLE001
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -125,7 +125,7 @@ def running() -> Iterator[Path]:
 
 def test_a_running_daemon(running: Path) -> None:
     document = diagnose(running / "keyd.toml", profiles=str(running / "profiles"))
-    assert document["ok"] is True, document
+    assert document["ok"] is True, [c for c in document["checks"] if c["verdict"] != "pass"]
     for name in (
         "server certificate",
         "client authority",

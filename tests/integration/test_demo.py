@@ -63,6 +63,33 @@ def test_the_demo_shows_everything_and_ends_with_ok(socket_dir: Path) -> None:
     assert not processes_of(socket_dir)
 
 
+@pytest.mark.slow(seconds=90)
+@pytest.mark.timeout(300)
+def test_the_rotations_show_everything_and_end_with_ok(socket_dir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "demo.rotation"],
+        cwd=ROOT,
+        env=environment(socket_dir),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert lines[-1].startswith("demo-rotation: ok (25 rotations")
+    for fact in (
+        "stock clients that stopped at earlier states caught up",
+        "asked to sign once more: QUORUM_UNAVAILABLE",
+        "approved by alice and bob: start the rotation of demo",
+        "approved by bob and carol: sign demo/root version",
+        "handed in, counted",
+        "one signature short of the 3 by root:25 is refused",
+        "a root whose old threshold is out of reach: OLD_THRESHOLD_UNREACHABLE",
+    ):
+        assert fact in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_cleans_up(socket_dir: Path, number: signal.Signals) -> None:
     with subprocess.Popen(

@@ -41,6 +41,8 @@ TABLES = (
     "lost_versions",
     "opaque_signatures",
     "intents",
+    "rotations",
+    "rotation_files",
     "officers",
     "base_rule",
     "proposals",

@@ -25,11 +25,15 @@ from grpc_reflection.v1alpha import reflection_pb2  # type: ignore[import-untype
 
 import keyd_protos.v1
 from keyd.config.policy_file import parse_policy
-from keyd.domain import canonical, dsse, operations
-from keyd.domain.approval import PAYLOAD_TYPE, Basis, Decision, Statement
+from keyd.domain import approval, canonical, dsse, operations, receipts
+from keyd.domain.audit import Entry, Event
 from keyd.domain.keys import Content
 from keyd.domain.methods import METHODS as TOUCHED
 from keyd.domain.operations import SetBaseRule
+from keyd.domain.records_rotation import Rotation
+from keyd.domain.rotation.changes import ChangeSet, RotationKind
+from keyd.domain.rotation.plan import Plan
+from keyd.ports import Transaction
 from keyd.rpc.revocation import RevocationList
 from keyd.rpc.server import RpcServers, ServerOptions, UnixListener
 from keyd_protos.v1 import (
@@ -38,6 +42,7 @@ from keyd_protos.v1 import (
     officers_pb2,
     proposals_pb2,
     repositories_pb2,
+    rotations_pb2,
     signing_pb2,
     tokens_pb2,
 )
@@ -151,8 +156,34 @@ def prepared(place: Place) -> Author:
         make_key(place.world, name)
     for name in ("layouts", "more-layouts"):
         make_key(place.world, name, content=Content.OPAQUE)
+    for repository in ("demo", "other"):
+        place.world.ledger.transact(begun_rotation(place, repository))
     place.policy.policy = granting
     return author
+
+
+def begun_rotation(place: Place, repository: str) -> Callable[[Transaction], None]:
+    """A rotation of nothing, known by the repository's name."""
+    plan = Plan(ChangeSet(RotationKind.ROOT, repository), (), (), (), ())
+    now = place.world.clock.now()
+
+    def work(tx: Transaction) -> None:
+        leaf = tx.append(Entry(Event.ROTATION_STARTED, now, ADMIN.principal))
+        tx.put_rotation(
+            Rotation(
+                name=f"r-{repository}",
+                repository=repository,
+                kind="ROOT",
+                plan=plan.raw,
+                plan_digest=plan.digest,
+                creator=ADMIN.principal,
+                grace_s=0,
+                leaf=leaf,
+                created_at=now,
+            )
+        )
+
+    return work
 
 
 def channels(serving: Serving, revoked: Issued) -> dict[str, grpc.Channel]:
@@ -213,12 +244,49 @@ def _plain(message: Message) -> Build:
     return lambda _author, _identity, _where: message
 
 
+def _rotation(kind: type[Message], **more: Any) -> Build:
+    return lambda _author, _identity, where: kind(
+        rotation="r-demo" if where == "here" else "r-other", **more
+    )
+
+
+def _change(kind: type[Message]) -> Build:
+    return lambda _author, _identity, where: kind(
+        change=rotations_pb2.RotationChange(
+            kind=rotations_pb2.ROTATION_KIND_ROOT,
+            repository="demo" if where == "here" else "other",
+        )
+    )
+
+
+# Well-formed, and about nothing that there is.
+PROPOSAL = "p-nothing"
+RECEIPT = dsse.encode(
+    dsse.Envelope(
+        receipts.PAYLOAD_TYPE,
+        canonical.encode(
+            {"daemon": "", "rotation": "r-demo", "role": "root", "epoch": 0, "version": 1}
+        ),
+        "0",
+        b"x",
+    )
+)
+DECISION = dsse.encode(
+    dsse.Envelope(
+        approval.PAYLOAD_TYPE,
+        approval.Statement(
+            "nobody",
+            approval.Decision.APPROVE,
+            approval.Basis("", PROPOSAL, "", "", "", "", "", "", ""),
+        ).encode(),
+        "0",
+        b"x",
+    )
+)
 RULES = repositories_pb2.RoleRules(
     expiry_max_s=1000, payload_max_bytes=1000, threshold_floor=1, keyid_formula="either"
 )
 FILE = repositories_pb2.MetadataFile(role="targets", content=b"{}")
-STATEMENT = Statement("nobody", Decision.APPROVE, Basis(*(["none"] * 9)))
-ENVELOPE = dsse.encode(dsse.Envelope(PAYLOAD_TYPE, STATEMENT.encode(), "00" * 32, b"none"))
 REQUESTS: Mapping[str, Build] = {
     "SignMetadata": lambda author, identity, where: signing_pb2.SignMetadataRequest(
         metadata=to_sign(author, identity, where)
@@ -266,18 +334,30 @@ REQUESTS: Mapping[str, Build] = {
     "GetRoleRules": _role(repositories_pb2.GetRoleRulesRequest),
     "SetRoleRules": _role(repositories_pb2.SetRoleRulesRequest, rules=RULES),
     "ImportMetadata": _repository(repositories_pb2.ImportMetadataRequest, files=[FILE]),
+    "PlanRotation": _change(rotations_pb2.PlanRotationRequest),
+    "StartRotation": _change(rotations_pb2.StartRotationRequest),
+    "GetRotation": _rotation(rotations_pb2.GetRotationRequest),
+    "ListRotations": _repository(rotations_pb2.ListRotationsRequest),
+    "ContinueRotation": _rotation(rotations_pb2.ContinueRotationRequest),
+    "CancelRotation": _rotation(rotations_pb2.CancelRotationRequest),
+    "GetReceipt": _rotation(rotations_pb2.GetReceiptRequest),
+    "UploadSignature": _rotation(
+        rotations_pb2.UploadSignatureRequest, receipt=RECEIPT, keyid="0", signature=b"x"
+    ),
+    "GetFiles": _rotation(rotations_pb2.GetFilesRequest),
+    "ConfirmPublished": _rotation(rotations_pb2.ConfirmPublishedRequest),
     "EnrolFirstOfficers": _plain(officers_pb2.EnrolFirstOfficersRequest(threshold=2)),
     "ListOfficers": _plain(officers_pb2.ListOfficersRequest()),
     "CreateProposal": _plain(
         proposals_pb2.CreateProposalRequest(operation=operations.encode(SetBaseRule(2)))
     ),
     "ListProposals": _plain(proposals_pb2.ListProposalsRequest()),
-    "GetProposal": _plain(proposals_pb2.GetProposalRequest(proposal="p-none")),
+    "GetProposal": _plain(proposals_pb2.GetProposalRequest(proposal=PROPOSAL)),
     "DecideProposal": _plain(
-        proposals_pb2.DecideProposalRequest(proposal="p-none", envelope=ENVELOPE)
+        proposals_pb2.DecideProposalRequest(proposal=PROPOSAL, envelope=DECISION)
     ),
-    "CancelProposal": _plain(proposals_pb2.CancelProposalRequest(proposal="p-none")),
-    "ExecuteProposal": _plain(proposals_pb2.ExecuteProposalRequest(proposal="p-none")),
+    "CancelProposal": _plain(proposals_pb2.CancelProposalRequest(proposal=PROPOSAL)),
+    "ExecuteProposal": _plain(proposals_pb2.ExecuteProposalRequest(proposal=PROPOSAL)),
     "ListEntries": _plain(audit_pb2.ListEntriesRequest()),
     "GetCheckpoint": _plain(audit_pb2.GetCheckpointRequest()),
     "GetInclusionProof": _plain(audit_pb2.GetInclusionProofRequest(index=0, size=1)),

@@ -266,9 +266,9 @@ def test_initialize_with_other_roles_than_recorded_is_refused(desk: Desk) -> Non
 def test_a_publication_cut_anywhere_leaves_clients_a_whole_repository(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four files are written; the power goes before each of them in turn."""
+    """Four files get their names; the power goes before each of them in turn."""
     desk.started()
-    real: Callable[[Path, bytes | Path], None] = store._write
+    real: Callable[[Path, Path], None] = store._name
     with over_http(desk.directory) as url:
         for cut in range(4):
             repository = desk.open()
@@ -276,17 +276,17 @@ def test_a_publication_cut_anywhere_leaves_clients_a_whole_repository(
             repository.add_targets({"team/tool": b"tool"}, "team")
             left = cut
 
-            def write(path: Path, content: bytes | Path) -> None:
+            def name(temporary: Path, path: Path) -> None:
                 nonlocal left
                 if left == 0:
                     raise OSError("no power")
                 left -= 1
-                real(path, content)
+                real(temporary, path)
 
-            monkeypatch.setattr(store, "_write", write)
+            monkeypatch.setattr(store, "_name", name)
             with pytest.raises(OSError, match="no power"):
                 repository.publish()
-            monkeypatch.setattr(store, "_write", real)
+            monkeypatch.setattr(store, "_name", real)
             client = new_client(url, desk.directory, tmp_path / "client")
             client.refresh()
             assert download(client, "hello.txt") == b"hello"
@@ -319,10 +319,10 @@ def test_a_target_may_be_copied_from_a_file(desk: Desk, tmp_path: Path) -> None:
 
 def test_published_versions_are_never_overwritten(tmp_path: Path) -> None:
     files = store.RepositoryStore(tmp_path)
-    files.write("targets", 1, b"one")
-    files.write("targets", 1, b"one")
+    files.publish([("targets", 1, b"one")])
+    files.publish([("targets", 1, b"one")])
     with pytest.raises(errors.AlreadyExists, match="FILE_EXISTS"):
-        files.write("targets", 1, b"another")
+        files.publish([("targets", 1, b"another")])
     assert store.RepositoryStore(tmp_path).read("targets") == b"one"
 
 

@@ -10,7 +10,16 @@ from keyd.domain.methods import METHODS, PROPOSED, Resource
 
 _CONTRACT = tuple(
     f"keyd_protos.v1.{name}_pb2"
-    for name in ("signing", "keys", "tokens", "repositories", "officers", "proposals", "audit")
+    for name in (
+        "signing",
+        "keys",
+        "tokens",
+        "repositories",
+        "rotations",
+        "officers",
+        "proposals",
+        "audit",
+    )
 )
 _STANDARD = ("grpc_health.v1.health_pb2", "grpc_reflection.v1alpha.reflection_pb2")
 

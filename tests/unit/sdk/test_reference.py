@@ -22,11 +22,15 @@ PAGE = (ROOT / "docs" / "reference" / "sdk.md").read_text("utf-8")
 SOURCE = Path(keyd_client.__file__).parent
 _REASON = re.compile(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"')
 # Reasons of the daemon that the SDK looks for.
-DAEMONS = {"VERSION_ALREADY_SIGNED_DIFFERENTLY", "CHANGE_NOT_CONFIRMED", "APPROVAL_REQUIRED"} | {
-    "PROPOSAL_STALE",
+DAEMONS = {
+    "VERSION_ALREADY_SIGNED_DIFFERENTLY",
+    "CHANGE_NOT_CONFIRMED",
+    "APPROVAL_REQUIRED",
     "QUORUM_UNAVAILABLE",
+    "PROPOSAL_STALE",
+    "ROTATION_NEEDS_VOID",
 }
-NO_REASONS = {"KEYD_PROFILE_DIR", "XDG_CONFIG_HOME"}
+NO_REASONS = {"KEYD_PROFILE_DIR", "XDG_CONFIG_HOME", "FAST_FORWARD"}
 
 
 def words(text: str) -> set[str]:
@@ -65,6 +69,7 @@ def test_every_call_is_listed() -> None:
         client.keys,
         client.tokens,
         client.repositories,
+        client.rotations,
         client.officers,
         client.proposals,
         client.audit,

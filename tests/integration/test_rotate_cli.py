@@ -1,0 +1,135 @@
+"""`keyd rotate` against a real daemon, published by the SDK, followed by stock clients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from demo.web import download, new_client, over_http
+from keyd_client import RoleKeys, errors
+from keyd_client.messages import label
+from tests.integration.sdk_daemon import PROFILE, ROLES, Running, running
+from tests.running import Done, keyd
+
+__all__ = ["running"]
+
+
+def command(running: Running, *arguments: str | Path) -> Done:
+    done = keyd(
+        *arguments, "-p", PROFILE, environment={"KEYD_PROFILE_DIR": str(running.place.profiles)}
+    )
+    assert "Traceback" not in done.err, done.err
+    return done
+
+
+@pytest.fixture
+def published(running: Running) -> Running:
+    running.make_role_keys()
+    running.make_keys("team-1")
+    repository = running.repository()
+    repository.initialize(ROLES)
+    repository.add_targets({"hello.txt": b"hello"})
+    repository.delegate("team", RoleKeys(1, ["team-1"]), ["team/*"])
+    repository.add_targets({"team/tool": b"tool"}, "team")
+    repository.publish()
+    return running
+
+
+TIMESTAMP = ("timestamp", "--replace", "--add", "timestamp-2@softhsm", "--scheme", "ed25519")
+
+
+def test_from_plan_to_publication(published: Running, tmp_path: Path) -> None:
+    planned = command(published, "rotate", "plan", *TIMESTAMP)
+    assert planned.code == 0, planned.err
+    assert "sign root 2: timestamp +timestamp-2 -timestamp-1" in planned.out
+    digest = planned.out.split()[-1]
+    unread = command(published, "rotate", "start", *TIMESTAMP, "--confirm", "0" * 64)
+    assert (unread.code, "nothing was started" in unread.err) == (2, True)
+    started = command(published, "rotate", "start", *TIMESTAMP, "--confirm", digest, "--json")
+    assert started.code == 0, started.err
+    name = started.json["rotation"]["name"]
+    assert started.json["rotation"]["state"] == "READY"
+    again = command(published, "rotate", "continue", name)
+    assert again.code == 0, again.err
+    listed = command(published, "rotate", "status")
+    assert name in listed.out
+
+    with over_http(published.place.repository) as url:
+        home = tmp_path / "client"
+        assert download(new_client(url, published.place.repository, home), "hello.txt") == b"hello"
+        published.repository().apply(name)
+        published.repository().apply(name)
+        assert download(new_client(url, published.place.repository, home), "team/tool") == b"tool"
+    status = command(published, "rotate", "status", name)
+    assert "RETIRING" in status.out
+    assert "the old keys are deactivated when" in status.out
+    files = command(published, "rotate", "files", name, "--output", tmp_path / "out", "--json")
+    assert [one["file"] for one in files.json["files"]] == ["2.root.json", "timestamp.json"]
+    for one in files.json["files"]:
+        there = (published.place.repository / "metadata" / one["file"]).read_bytes()
+        assert (tmp_path / "out" / one["file"]).read_bytes() == there
+    published.repository().publish()
+
+
+def test_a_key_elsewhere_signs_by_receipt(published: Running, tmp_path: Path) -> None:
+    signer = CryptoSigner.generate_ecdsa()
+    (tmp_path / "dave.json").write_text(json.dumps(signer.public_key.to_dict()))
+    change = ["root", "--remove", "root-1", "--remove", "root-2", "--threshold", "2"]
+    change += ["--add-elsewhere", f"dave/token={tmp_path / 'dave.json'}"]
+    change += ["--add-elsewhere", f"erin/token={tmp_path / 'erin.json'}"]
+    other = CryptoSigner.generate_ecdsa()
+    (tmp_path / "erin.json").write_text(json.dumps(other.public_key.to_dict()))
+    planned = command(published, "rotate", "plan", *change)
+    assert planned.code == 0, planned.err + planned.out
+    digest = planned.out.split()[-1]
+    started = command(published, "rotate", "start", *change, "--confirm", digest, "--json")
+    assert started.code == 75, started.err
+    rotation = started.json["rotation"]
+    assert rotation["state"] == "WAITING"
+    assert rotation["steps"][0]["missing"] == [
+        "1 of 2 new, still missing: token (dave), token (erin)"
+    ]
+    name = rotation["name"]
+    folder = tmp_path / "to-sign"
+    receipt = command(published, "rotate", "receipt", name, "--output", folder, "--json")
+    assert receipt.code == 0, receipt.err
+    wanted = receipt.json["receipt"]["wanted"]
+    assert wanted[signer.public_key.keyid] == "dave"
+    signature = signer.sign((folder / "payload").read_bytes())
+    wrong = signer.sign(b"something else")
+    for content, code in ((wrong.signature, 1), (signature.signature, 0)):
+        (tmp_path / "sig").write_text(content)
+        arguments: list[str | Path] = [
+            "--receipt",
+            folder / "receipt.json",
+            "--keyid",
+            signature.keyid,
+        ]
+        done = command(published, "rotate", "upload", name, *arguments, tmp_path / "sig")
+        assert done.code == code, done.err
+    again = command(published, "rotate", "upload", name, *arguments, tmp_path / "sig", "--json")
+    assert again.json["replayed"]
+    assert command(published, "rotate", "continue", name).code == 0
+    published.repository().apply(name)
+    status = command(published, "repo", "status", "--json")
+    (root,) = [role for role in status.json["roles"] if role["role"] == "root"]
+    assert root["renewal_people"] == ["dave"]
+    assert status.code == 0, status.out
+
+
+def test_what_is_refused_says_why(published: Running) -> None:
+    refused = command(published, "rotate", "plan", "timestamp", "--replace")
+    assert refused.code == 1
+    assert "NEW_THRESHOLD_UNREACHABLE" in refused.err
+    unknown = command(published, "rotate", "continue", "r-unknown")
+    assert (unknown.code, "ROTATION_UNKNOWN" in unknown.err) == (1, True)
+    usage = command(published, "rotate", "plan", "delegated", "--add", "x@softhsm")
+    assert usage.code == 2
+    repository = published.repository()
+    repository.add_targets({"new": b"new"})
+    with pytest.raises(errors.InvalidRequest, match="EDITS_PENDING"):
+        repository.apply("r-unknown")
+    assert [label(key, "state") for key in published.client.keys.list()].count("ACTIVE") == 8
