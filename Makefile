@@ -9,7 +9,8 @@ PYTHON ?= python3
 export PYTHON
 PIP_FLAGS := --quiet --disable-pip-version-check --no-input --require-hashes
 BIN := .venv/bin
-JOBS ?= auto
+# Tests mostly wait: more of them at once than there are cores.
+JOBS ?= 4
 PYTEST_ARGS ?=
 SHARD ?= 1/1
 SECONDS ?= 60
