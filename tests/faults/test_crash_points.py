@@ -102,8 +102,6 @@ def test_a_signature(installation: Installation, place: str) -> None:
             assert opaque in {entry.get("signature") for entry in entries_of(client)}
 
 
-# Seen once: gRPC in this process, which starts many others, noticed neither the daemon's end nor
-# its own deadline. A shard is killed then, `make test` would wait.
 @pytest.mark.slow(seconds=20)
 @pytest.mark.parametrize("place", SIGNING)
 def test_a_batch(installation: Installation, place: str) -> None:

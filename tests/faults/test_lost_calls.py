@@ -20,7 +20,7 @@ import pytest
 
 from keyd.domain import canonical
 from keyd_client import Client
-from keyd_client.errors import Equivocation
+from keyd_client.errors import BackendUnavailable, Equivocation
 from keyd_client.profile import Profile
 from keyd_protos.v1 import signing_pb2, signing_pb2_grpc
 from tests.daemon import REPOSITORY, TEAMS, Installation
@@ -195,3 +195,16 @@ def test_calls_given_up(installation: Installation) -> None:
 @pytest.mark.timeout(600)
 def test_calls_given_up_1000_times(installation: Installation) -> None:
     give_up_rounds(installation, 1000)
+
+
+def test_a_killed_daemon_ends_the_streams_it_served(installation: Installation) -> None:
+    """Long before their deadlines: a watcher that hears nothing believes that all is well."""
+    with installation.serve() as daemon, installation.client() as client:
+        daemon.wait_for("daemon_ready")
+        states = client.tokens.watch(timeout_s=300)
+        next(states)
+        with ThreadPoolExecutor(1) as pool:
+            heard = pool.submit(next, states)
+            daemon.running.kill()
+            with pytest.raises(BackendUnavailable):
+                heard.result(timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import grpc
 from securesystemslib.signer import Signature
 
 from keyd_client import echo
+from keyd_client.channel import PATIENCE_S
 from keyd_client.client import Client, check_metadata_echo
 from keyd_client.errors import (
     AnswerMismatch,
@@ -34,7 +36,7 @@ from keyd_protos.v1.signing_pb2_grpc import SigningServiceStub
 _CHUNK_ITEMS = 64
 _CHUNK_BYTES = 4_000_000
 _CHUNKS_UNDER_WAY = 4
-_ATTEMPTS_WITHOUT_PROGRESS = 5
+_LONGEST_PAUSE_S = 2.0
 _VERIFIERS = 2
 
 
@@ -87,8 +89,8 @@ def sign_metadata_batch(
 
     Signatures of other keys stay: clear those of an earlier version yourself. Later items are
     judged with earlier ones in mind; one refusal stops nothing else, its reason is in its outcome.
-    `repository` "" is the profile's. `timeout_s` limits one stream: as long as chunks are
-    answered, what a broken or expired stream left open is sent again, which is safe because the
+    `repository` "" is the profile's. `timeout_s` limits one stream: what a broken or expired stream
+    left open is sent again until no chunk was answered for ten seconds, which is safe because the
     daemon returns recorded signatures. Raises: ProfileError.
     """
     repository = repository or client.profile.repository
@@ -157,19 +159,21 @@ class _Run:
 
     def answers(self) -> Iterator[tuple[_Chunk, _Answer]]:
         """Each chunk in order with its answer, or with the error that ended the last attempt."""
-        fruitless = 0
+        fruitless, since = 0, time.monotonic()
         while True:
             self._progress = False
             try:
                 yield from self._stream()
                 return
             except KeydClientError as error:
-                fruitless = 0 if self._progress else fruitless + 1
-                passing = isinstance(error, BackendUnavailable | DeadlineExceeded)
-                if fruitless and (not passing or fruitless == _ATTEMPTS_WITHOUT_PROGRESS):
+                if self._progress:
+                    fruitless, since = 0, time.monotonic()
+                elif not _passing(error) or time.monotonic() - since > PATIENCE_S:
                     yield from ((chunk, error) for chunk in (*self._under_way, *self._chunks))
                     return
-                threading.Event().wait(error.retry_after_s or 0.1 * 2**fruitless)
+                fruitless += 1
+                pause = error.retry_after_s or 0.1 * 2**fruitless
+                threading.Event().wait(min(pause, _LONGEST_PAUSE_S))
 
     def _stream(self) -> Iterator[tuple[_Chunk, BatchSignMetadataResponse]]:
         outbox: queue.SimpleQueue[BatchSignMetadataRequest | None] = queue.SimpleQueue()
@@ -204,6 +208,10 @@ class _Run:
             self._under_way.append(chunk)
             outbox.put(_request(chunk))
         return bool(self._under_way)
+
+
+def _passing(error: KeydClientError) -> bool:
+    return isinstance(error, BackendUnavailable | DeadlineExceeded)
 
 
 def _settle(chunk: _Chunk, answer: _Answer) -> list[BatchOutcome]:

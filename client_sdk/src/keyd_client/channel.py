@@ -51,7 +51,10 @@ ONCE_ONLY = {
     "RegisterRepository": "RepositoryService",
     "SetRoleRules": "RepositoryService",
 }
-_PATIENCE_S = 10.0
+# gRPC's own retries lose the end of a stream whose server dies: the caller would wait for its whole
+# deadline. A batch begins new streams by itself; whoever watches is told.
+STREAMS = {"BatchSignMetadata": "SigningService", "WatchTokens": "TokenService"}
+PATIENCE_S = 10.0
 _RESTARTING_S = 0.5
 _RETRY = {
     "maxAttempts": 5,
@@ -66,7 +69,7 @@ _SERVICE_CONFIG = {
         {
             "name": [
                 {"service": f"keyd.v1.{service}", "method": method}
-                for method, service in ONCE_ONLY.items()
+                for method, service in (ONCE_ONLY | STREAMS).items()
             ]
         },
     ]
@@ -145,7 +148,7 @@ class Connection:
                     if unavailable and isinstance(error, DeadlineExceeded):
                         raise unavailable from failure  # the cause, not that time ran out meanwhile
                     pause = _pause(error, opened) if repeatable else None
-                    until = began + min(limit, _PATIENCE_S)
+                    until = began + min(limit, PATIENCE_S)
                     if pause is None or time.monotonic() + pause >= until:
                         raise error from failure
                     unavailable = error

@@ -20,7 +20,16 @@ from securesystemslib.signer import CryptoSigner
 
 from keyd_client.echo import fingerprint
 from keyd_client.profile import Profile
-from keyd_protos.v1 import keys_pb2, repositories_pb2, signing_pb2, tokens_pb2
+from keyd_protos.v1 import (
+    audit_pb2,
+    keys_pb2,
+    officers_pb2,
+    proposals_pb2,
+    repositories_pb2,
+    rotations_pb2,
+    signing_pb2,
+    tokens_pb2,
+)
 
 Answer = Callable[[Any], Any]
 SERVICES = (
@@ -28,6 +37,10 @@ SERVICES = (
     keys_pb2.DESCRIPTOR,
     tokens_pb2.DESCRIPTOR,
     repositories_pb2.DESCRIPTOR,
+    audit_pb2.DESCRIPTOR,
+    officers_pb2.DESCRIPTOR,
+    proposals_pb2.DESCRIPTOR,
+    rotations_pb2.DESCRIPTOR,
 )
 
 

@@ -190,7 +190,7 @@ def test_a_daemon_that_stays_away_is_given_up(
         next(requests)
         raise Refusal(grpc.StatusCode.UNAVAILABLE, "TOKEN_OFFLINE", "come again")
 
-    monkeypatch.setattr(batch, "_ATTEMPTS_WITHOUT_PROGRESS", 2)
+    monkeypatch.setattr(batch, "PATIENCE_S", 0.5)
     daemon.answers["BatchSignMetadata"] = away
     outcomes = sign_metadata_batch(client, items(signer, metadata(300)), "demo")
     assert len(outcomes) == 300

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from keyd_client import Client, Profile, errors
-from keyd_client.channel import ONCE_ONLY
+from keyd_client.channel import ONCE_ONLY, STREAMS
 from keyd_protos.v1 import keys_pb2, repositories_pb2, signing_pb2, tokens_pb2
 from tests.unit.sdk.scripted_daemon import SERVICES, Refusal, ScriptedDaemon
 
@@ -33,6 +33,17 @@ def test_every_request_is_named_after_its_method() -> None:
                     assert ONCE_ONLY[method.name] == service.name
     names = {m.name for f in SERVICES for s in f.services_by_name.values() for m in s.methods}
     assert set(ONCE_ONLY) <= names
+
+
+def test_no_stream_is_left_to_grpcs_retries() -> None:
+    streams = {
+        method.name: service.name
+        for file in SERVICES
+        for service in file.services_by_name.values()
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    }
+    assert streams == STREAMS
 
 
 def test_nothing_is_opened_before_the_first_call(tmp_path: Path) -> None:
