@@ -10,32 +10,27 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import pytest
 
 from keyd.domain import canonical
 from keyd.ledger.verification.verify import verify_ledger
 from keyd_client import Client
 from keyd_client.errors import BackendUnavailable, DeadlineExceeded, KeydClientError
-from keyd_protos.v1.signing_pb2 import SignOpaqueRequest
-from keyd_protos.v1.signing_pb2_grpc import SigningServiceStub
 from keyd_protos.v1.tokens_pb2 import Token, TokenState
 from tests.daemon import OPAQUE_KEY, TOKEN, Installation
+from tests.faults.callers import CALLS_PER_S, Callers, Ended
 from tests.faults.shim import CODES, Orders, put_shim
 from tests.fleets import wait_until, worker_pids
 from tests.recording import Recorder, check_entries, entries_of
 from tests.running import Daemon
 from tests.tally import Promise, Tally, tallied
 
-CALLS_PER_S = 50.0
 # Of a busy machine; goals are 2 s until clients are told and 3 s until all is well (promise 5).
 TOLD_S, WELL_S = 10.0, 30.0
 
@@ -75,63 +70,11 @@ def site_on(
         assert daemon.stop() == 0
 
 
-@dataclass(frozen=True)
-class Ended:
-    """One call: when it began and ended, and its code."""
-
-    began: float
-    ended: float
-    code: str
-
-
-class Callers:
-    """Calls at a fixed pace, each on its own, none repeated by the client."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._stop = threading.Event()
-        self.ended: list[Ended] = []
-        options = [("grpc.enable_retries", 0)]
-        target = f"unix:{site.installation.socket('release')}"
-        self._channel = grpc.insecure_channel(target, options)
-        self._stub = SigningServiceStub(self._channel)
-        self._pacer = threading.Thread(target=self._pace)
-
-    def __enter__(self) -> Callers:
-        self._pacer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pacer.join()
-        self._channel.close()
-
-    def since(self, moment: float, *codes: str) -> list[Ended]:
-        """Calls that ended after `moment` with one of `codes`."""
-        return [one for one in list(self.ended) if one.ended > moment and one.code in codes]
-
-    def _pace(self) -> None:
-        with ThreadPoolExecutor(128) as pool:
-            number = 0
-            while not self._stop.wait(1 / CALLS_PER_S):
-                number += 1
-                pool.submit(self._call, b"%d" % number)
-
-    def _call(self, data: bytes) -> None:
-        began = time.monotonic()
-        try:
-            self._stub.SignOpaque(SignOpaqueRequest(key=OPAQUE_KEY, data=data), timeout=10.0)
-            code = "OK"
-        except grpc.RpcError as error:
-            code = error.code().name
-        self.ended.append(Ended(began, time.monotonic(), code))
-
-
 def test_a_lost_worker_at_fifty_calls_a_second(
     installation: Installation, shim_module: Path
 ) -> None:
     """reliability A4: clients are told at once, all is well again soon, and one PIN is spent."""
-    with site_on(installation, shim_module) as site, Callers(site) as callers:
+    with site_on(installation, shim_module) as site, Callers(installation) as callers:
         for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP):
             wait_until(lambda: bool(callers.since(time.monotonic() - 0.2, "OK")), "calls")
             with tallied(Promise.TOKENS_RECOVER, f"{number.name} at 50 calls/s") as tally:
