@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyd.domain.delegations import key_materials, key_set
+from keyd.domain.delegations import key_materials
 from keyd.domain.keys import KeyState
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
+from keyd.domain.rotation.entering import entering, same_people
+from keyd.domain.rotation.found import graded, refused
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.domain.trust import TOP_LEVEL, KeySet
-from keyd.errors import Finding, Severity
+from keyd.errors import Finding
 
 _DEAD = (KeyState.COMPROMISED, KeyState.DESTROYED)
 # Fast-forward recovery: whose keys must change for a role to be lowered (TUF 5.3.11).
 _MATRIX = {"timestamp": {"timestamp"}, "snapshot": {"timestamp", "snapshot"}}
-
-
-# Roles whose keys a role's keys must not be; a delegated role's are no top-level targets keys.
-_APART = {
-    "root": ("snapshot", "timestamp"),
-    "targets": ("snapshot", "timestamp"),
-    "snapshot": ("root", "targets"),
-    "timestamp": ("root", "targets"),
-}
 
 
 def objections(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
@@ -36,11 +29,6 @@ def objections(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -
         yield from _role(change, changes, standing)
     yield from _stolen(changes, standing)
     yield from _recovery(changes)
-
-
-def refused(reason: str, message: str) -> Finding:
-    """What forbids a plan."""
-    return Finding("rotation", reason, "", message)
 
 
 def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
@@ -62,13 +50,13 @@ def _reachable(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
     touches_root = changes.kind is RotationKind.RENEW_ROOT or any(
         change.role in TOP_LEVEL for change in changes.changes
     )
-    old = key_set(standing.trusted["root"], "root", "") if "root" in standing.trusted else None
-    if not touches_root or old is None:
-        return
-    dead = [k for k in _known(old, standing) if _is_dead(k, changes)]
-    alive = frozenset(old.fingerprints.values()) - {k.fingerprint for k in dead}
-    if missing := old.missing(alive):
-        names = ", ".join(key.label for key in dead)
+    for old in standing.lists("root") if touches_root else ():
+        dead = [k for k in _known(old, standing) if _is_dead(k, changes)]
+        alive = frozenset(old.fingerprints.values()) - {k.fingerprint for k in dead}
+        missing = old.missing(alive)
+        if not missing:
+            continue
+        names = ", ".join(key.label for key in dead) or "listed in no form that can be verified"
         yield refused(
             "OLD_THRESHOLD_UNREACHABLE",
             f"root needs {old.threshold} of its present keys and {missing} are lost for ever "
@@ -85,7 +73,7 @@ def _is_dead(key: KeyFacts, changes: ChangeSet) -> bool:
 
 
 def _role(change: RoleChange, changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
-    lists = _present_lists(change.role, standing)
+    lists = standing.lists(change.role)
     if not lists:
         yield refused("ROLE_NOT_DELEGATED", f"nothing trusted gives keys to {change.role!r}")
         return
@@ -96,24 +84,17 @@ def _role(change: RoleChange, changes: ChangeSet, standing: Standing) -> Iterato
                 label = standing.named(fingerprint).label
                 yield refused("ROTATION_KEY_NOT_LISTED", f"{change.role} does not list {label}")
         yield from _new_list(change, changes, standing, keys)
-    for key in change.add:
-        yield from _entering(key.label, key.holder, key.token, change, standing)
-
-
-def _present_lists(role: str, standing: Standing) -> list[KeySet]:
-    names = ("root",) if role in TOP_LEVEL else standing.delegators.get(role, ())
-    found = (standing.trusted.get(name) for name in names)
-    sets = (key_set(payload, role, "") for payload in found if payload is not None)
-    return [keys for keys in sets if keys is not None]
+    yield from entering(change, changes, standing)
+    yield from same_people(change, standing)
 
 
 def _new_list(
     change: RoleChange, changes: ChangeSet, standing: Standing, keys: KeySet
 ) -> Iterator[Finding]:
     kept = {fp for fp in keys.fingerprints.values() if fp not in change.remove}
-    entering = {(key.holder, key.label) for key in change.add}
+    come = {(key.holder, key.label) for key in change.add}
     threshold = keys.threshold if change.threshold is None else change.threshold
-    count = len(kept) + len(entering)
+    count = len(kept) + len(come)
     if threshold < 1 or threshold > count:
         yield refused(
             "NEW_THRESHOLD_UNREACHABLE",
@@ -127,56 +108,15 @@ def _new_list(
             f"{change.role} would keep {len(dead)} keys that sign no more: remove them as well",
         )
     if threshold == count and change.role == "root":
-        yield _graded(
-            standing.development,
+        yield graded(
+            standing.lenient,
             "NO_SPARE_KEY",
             "one lost key would lock root for ever: list a spare one",
         )
     if change.role == "root" and threshold < 2:
-        yield _graded(
-            standing.development, "THRESHOLD_BELOW_FLOOR", "root needs two signatures at least"
+        yield graded(
+            standing.lenient, "THRESHOLD_BELOW_FLOOR", "root needs two signatures at least"
         )
-
-
-def _entering(
-    label: str, holder: str, token: str, change: RoleChange, standing: Standing
-) -> Iterator[Finding]:
-    if holder:
-        return
-    known = standing.keys.get(label)
-    if known is None:
-        if token not in standing.tokens:
-            yield refused(
-                "ROTATION_TOKEN_UNKNOWN",
-                f"there is no key {label!r}, and no token {token!r} to make it on",
-            )
-        return
-    if not known.tuf or known.state not in (KeyState.PRE_ACTIVE, KeyState.ACTIVE):
-        yield refused(
-            "ROTATION_KEY_UNFIT", f"key {label!r} is {known.state.value}: enter a fresh one"
-        )
-    if known.repository not in ("", standing.repository):
-        yield refused(
-            "KEY_BELONGS_TO_ANOTHER_REPOSITORY",
-            f"key {label!r} belongs to repository {known.repository!r}",
-        )
-    for keys in _present_lists(change.role, standing):
-        listed = set(keys.fingerprints.values()) - set(change.remove)
-        if known.fingerprint in listed:
-            yield refused("KEY_MATERIAL_REPEATED", f"{change.role} lists key {label!r} already")
-    yield from _online(label, known.fingerprint, change, standing)
-
-
-def _online(
-    label: str, fingerprint: str, change: RoleChange, standing: Standing
-) -> Iterator[Finding]:
-    for role in _APART.get(change.role, ("targets",)):
-        for keys in _present_lists(role, standing):
-            if fingerprint in keys.fingerprints.values():
-                yield refused(
-                    "ONLINE_KEY_IN_OFFLINE_ROLE",
-                    f"key {label!r} signs {role}: {change.role} needs another one",
-                )
 
 
 def _stolen(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
@@ -215,8 +155,3 @@ def _recovery(changes: ChangeSet) -> Iterator[Finding]:
                 "FAST_FORWARD_INCOMPLETE",
                 f"to lower {role}, the keys of {' and '.join(sorted(missing))} must change as well",
             )
-
-
-def _graded(warn: bool, reason: str, message: str) -> Finding:
-    severity = Severity.WARN if warn else Severity.REFUSE
-    return Finding("rotation", reason, "", message, severity)

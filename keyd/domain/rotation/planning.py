@@ -49,18 +49,19 @@ def resigned(changes: ChangeSet, standing: Standing) -> Iterator[str]:
         for name in standing.delegators.get(change.role, ())
     }
     targets = {r for r in changed | delegators if r not in ("root", "snapshot", "timestamp")}
-    present = [role for role in _top_down(targets, standing) if role in standing.trusted]
+    present = [role for role in _top_down(targets, standing) if standing.has(role)]
     yield from present
     snapshot = bool(present) or "snapshot" in changed
-    if snapshot and "snapshot" in standing.trusted:
+    if snapshot and standing.has("snapshot"):
         yield "snapshot"
-    if (snapshot or "timestamp" in changed) and "timestamp" in standing.trusted:
+    if (snapshot or "timestamp" in changed) and standing.has("timestamp"):
         yield "timestamp"
 
 
 def leaving(changes: ChangeSet, standing: Standing) -> list[str]:
     """Fingerprints that no list has any more afterwards."""
     gone = {fingerprint for change in changes.changes for fingerprint in change.remove}
+    gone -= {standing.material(key) for change in changes.changes for key in change.add}
     return sorted(fp for fp in gone if not _still_listed(fp, changes, standing))
 
 
@@ -104,9 +105,11 @@ def _generated(changes: ChangeSet, standing: Standing) -> Iterator[Step]:
 
 def _signed(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -> Iterator[Step]:
     for role in roles:
-        version = changes.lower.get(role) or standing.versions.get(role, 1)
+        unseen = 0 if role in standing.unseen else 1
+        version = changes.lower.get(role) or standing.versions.get(role, unseen)
         because = "; ".join(_reasons(changes, standing, role, roles))
-        yield Step(0, StepKind.SIGN, f"sign {role} {version}: {because}", role, version)
+        name = f"{role} {version}" if version else f"{role} anew"
+        yield Step(0, StepKind.SIGN, f"sign {name}: {because}", role, version)
 
 
 def _reasons(
@@ -173,8 +176,7 @@ def _needs(changes: ChangeSet, standing: Standing, steps: list[Step]) -> Iterato
 
 
 def _root_needs(changes: ChangeSet, standing: Standing, step: Step) -> Iterator[SignatureNeed]:
-    old = key_set(standing.trusted["root"], "root", "old")
-    if old is not None:
+    for old in standing.lists("root"):
         keys = [standing.named(fp) for fp in dict.fromkeys(old.fingerprints.values())]
         yield _need(step, "old", old.threshold, [(k.label, k.holder) for k in keys])
     yield from _role_needs(changes, standing, step, which="new")
@@ -183,12 +185,7 @@ def _root_needs(changes: ChangeSet, standing: Standing, step: Step) -> Iterator[
 def _role_needs(
     changes: ChangeSet, standing: Standing, step: Step, which: str = ""
 ) -> Iterator[SignatureNeed]:
-    delegators = ("root",) if step.subject in TOP_LEVEL else standing.delegators[step.subject]
-    for delegator in delegators:
-        payload = standing.trusted.get(delegator)
-        found = key_set(payload, step.subject, "") if payload is not None else None
-        if found is None:
-            continue
+    for found in standing.lists(step.subject):
         change = changes.of(step.subject)
         removed = set(change.remove) if change else set()
         kept = [fp for fp in dict.fromkeys(found.fingerprints.values()) if fp not in removed]

@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from keyd.domain import public_keys
+from keyd.domain.delegations import key_set
 from keyd.domain.keys import KeyState
 from keyd.domain.payload import Payload
+from keyd.domain.rotation.changes import NewKey
+from keyd.domain.trust import TOP_LEVEL, KeySet
+
+# The holder of keys of which nothing is known but that they are not here.
+ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Standing:
     """Trusted payloads and delegators by role; keys here by name; people's keys by fingerprint.
 
     `versions` are the next version of each role, `pending` versions that are bound and not yet
-    accepted, by role.
+    accepted, by role. `imported`: it was registered from published roots, which are as they are.
+    `unseen` are roles that have metadata which is not at hand.
     """
 
     repository: str
@@ -43,11 +51,36 @@ class Standing:
     pending: Mapping[str, int] = field(default_factory=dict)
     open_rotation: str = ""
     tokens: frozenset[str] = frozenset()
+    imported: bool = False
+    unseen: frozenset[str] = frozenset()
+
+    @property
+    def lenient(self) -> bool:
+        """Whether thresholds and spare keys are only warned about (rule R3)."""
+        return self.development or self.imported
+
+    def has(self, role: str) -> bool:
+        """Whether there is metadata of the role that a change may have to replace."""
+        return role in self.trusted or role in self.unseen
+
+    def lists(self, role: str) -> list[KeySet]:
+        """The present key lists of a role, one for each delegator that is trusted."""
+        names = ("root",) if role in TOP_LEVEL else self.delegators.get(role, ())
+        found = (self.trusted.get(name) for name in names)
+        sets = (key_set(payload, role, "") for payload in found if payload is not None)
+        return [keys for keys in sets if keys is not None]
+
+    def material(self, key: NewKey) -> str:
+        """The fingerprint of a key that enters; "" of one that is yet to be generated."""
+        if key.key_object is not None:
+            return public_keys.fingerprint_of(key.key_object)
+        known = self.keys.get(key.label)
+        return known.fingerprint if known else ""
 
     def named(self, fingerprint: str) -> KeyFacts:
         """The key of this material, or what little is known of it."""
         for key in self.keys.values():
             if key.fingerprint == fingerprint:
                 return key
-        unknown = KeyFacts(label=fingerprint[:12], fingerprint=fingerprint, holder="elsewhere")
+        unknown = KeyFacts(label=fingerprint[:12], fingerprint=fingerprint, holder=ELSEWHERE)
         return self.holders.get(fingerprint, unknown)

@@ -28,6 +28,7 @@ def standing_of(world: World, view: View, name: str) -> Standing:
     return Standing(
         repository=name,
         development=repository.development,
+        imported=repository.imported,
         now=world.clock.now(),
         trusted=payloads,
         delegators={role: view.delegators_of(name, role) for role in delegated},
