@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from keyd.cli.options import examples, json_option
 from keyd.cli.output import emit, progress, say, table
 from keyd.cli.remote import comment_option, connect, dicts, profile_option
 from keyd.cli.rotation_change import change_of, change_options
+from keyd.cli.rotation_explain import explain
+from keyd.cli.rotation_plan import is_refused, plan_data, say_findings
 from keyd_client import Client
 from keyd_client.messages import (
     GetRotationResponse,
@@ -37,6 +38,9 @@ def rotate() -> None:
     """Plan and carry out key rotations."""
 
 
+rotate.add_command(explain)
+
+
 @rotate.command(
     epilog=examples(
         "keyd rotate plan timestamp --replace --add timestamp-2@softhsm",
@@ -55,10 +59,10 @@ def plan(*, profile: str, as_json: bool, **given: Any) -> int:
     with connect(profile) as client:
         answer = client.rotations.plan(_change(client, given))
     found = answer.plan
-    _show_findings(found)
-    data = {"plan": _plan_data(found), "exposed": dicts(answer.exposed)}
+    say_findings(found)
+    data = {"plan": plan_data(found), "exposed": dicts(answer.exposed)}
     emit(as_json, data, "\n".join([*found.lines, *_exposed(answer)]))
-    return Exit.FAILED if _refused(found) else Exit.DONE
+    return Exit.FAILED if is_refused(found) else Exit.DONE
 
 
 @rotate.command(
@@ -82,9 +86,9 @@ def start(*, confirm: str, grace_hours: int, profile: str, as_json: bool, **give
     with connect(profile) as client:
         change = _change(client, given)
         found = client.rotations.plan(change).plan
-        if _refused(found):
-            _show_findings(found)
-            emit(as_json, {"plan": _plan_data(found)}, "")
+        if is_refused(found):
+            say_findings(found)
+            emit(as_json, {"plan": plan_data(found)}, "")
             return Exit.FAILED
         _confirm(found, confirm)
         begun = client.rotations.start(change, found.digest, grace_s=grace_hours * 3600)
@@ -119,7 +123,7 @@ def status(*, name: str, repository: str, profile: str, as_json: bool) -> None:
         one = client.rotations.get(name)
     data = {
         "rotation": as_dict(one.rotation),
-        "plan": _plan_data(one.plan),
+        "plan": plan_data(one.plan),
         "exposed": dicts(one.exposed),
     }
     emit(as_json, data, "\n".join([_rotation(one.rotation), *_exposed(one)]))
@@ -223,7 +227,7 @@ def _confirm(found: RotationPlan, given: str) -> None:
     """Raises: click.UsageError unless the plan's digest was named."""
     digest = found.digest.hex()
     if not given:
-        _show_findings(found)
+        say_findings(found)
         click.echo("\n".join(found.lines), err=True)
         if not os.isatty(0):
             raise click.UsageError(f"read the plan, then add --confirm {digest}")
@@ -265,21 +269,3 @@ def _exposed(found: PlanRotationResponse | GetRotationResponse) -> list[str]:
     ]
     first = f"\nsigned by compromised keys, {found.exposed_total} in all:"
     return [first, table(("KEY", "ROLE", "VERSION", "ACCEPTED", "LOG ENTRY"), rows)]
-
-
-def _plan_data(found: RotationPlan) -> dict[str, Any]:
-    return {
-        "digest": found.digest.hex(),
-        "plan": json.loads(found.json),
-        "findings": dicts(found.findings),
-    }
-
-
-def _show_findings(found: RotationPlan) -> None:
-    for finding in found.findings:
-        kind = "refused" if finding.refuses else "warning"
-        say(f"{kind}: {finding.reason}: {finding.message}")
-
-
-def _refused(found: RotationPlan) -> bool:
-    return any(finding.refuses for finding in found.findings)

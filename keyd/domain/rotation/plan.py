@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class SignatureNeed:
-    """Whose signatures a step needs: `threshold` of `keys` (labels), which `people` hold."""
+    """Whose signatures a step needs: `threshold` of `keys` (labels); `people` hold some of them."""
 
     step: int
     which: str
@@ -151,4 +151,5 @@ def _need(plan: Plan, need: SignatureNeed) -> str:
     step = plan.steps[need.step]
     people = f"; asked of {', '.join(need.people)}" if need.people else ""
     which = f" ({need.which})" if need.which else ""
-    return f"{step.subject}{which}: {need.threshold} of {', '.join(need.keys)}{people}"
+    keys = ", ".join(need.keys) or "keys that nothing decodes"
+    return f"{step.subject}{which}: {need.threshold} of {keys}{people}"

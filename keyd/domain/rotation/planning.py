@@ -9,7 +9,7 @@ from keyd.domain.delegations import delegates, key_set
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.objections import objections
 from keyd.domain.rotation.plan import Plan, SignatureNeed, Step, StepKind
-from keyd.domain.rotation.standing import KeyFacts, Standing
+from keyd.domain.rotation.standing import ELSEWHERE, KeyFacts, Standing
 from keyd.domain.trust import TOP_LEVEL
 
 
@@ -137,8 +137,10 @@ def _reasons(
 
 
 def _change_words(change: RoleChange, standing: Standing) -> str:
-    words = [f"+{key.label}" for key in change.add]
-    words += [f"-{standing.named(fingerprint).label}" for fingerprint in change.remove]
+    enter = {standing.material(key) for key in change.add}
+    stay = enter & set(change.remove)
+    words = [f"{'=' if standing.material(k) in stay else '+'}{k.label}" for k in change.add]
+    words += [f"-{standing.named(fp).label}" for fp in change.remove if fp not in stay]
     if change.threshold is not None:
         words.append(f"threshold {change.threshold}")
     return f"{change.role} {' '.join(words)}"
@@ -198,5 +200,5 @@ def _role_needs(
 def _need(step: Step, which: str, threshold: int, keys: list[tuple[str, str]]) -> SignatureNeed:
     named = (f"{label} ({holder})" if holder else label for label, holder in keys)
     labels = tuple(dict.fromkeys(named))
-    people = tuple(sorted({holder for _, holder in keys if holder}))
+    people = tuple(sorted({holder for _, holder in keys} - {"", ELSEWHERE}))
     return SignatureNeed(step.number, which, threshold, labels, people)
