@@ -17,10 +17,10 @@ from tests.running import Done, keyd
 __all__ = ["running"]
 
 
-def command(running: Running, *arguments: str | Path) -> Done:
-    done = keyd(
-        *arguments, "-p", PROFILE, environment={"KEYD_PROFILE_DIR": str(running.place.profiles)}
-    )
+def command(running: Running, *arguments: str | Path, profile: bool = True) -> Done:
+    named = ["-p", PROFILE] if profile else []
+    environment = {"KEYD_PROFILE_DIR": str(running.place.profiles)}
+    done = keyd(*arguments, *named, environment=environment)
     assert "Traceback" not in done.err, done.err
     return done
 
@@ -118,6 +118,21 @@ def test_a_key_elsewhere_signs_by_receipt(published: Running, tmp_path: Path) ->
     (root,) = [role for role in status.json["roles"] if role["role"] == "root"]
     assert root["renewal_people"] == ["dave"]
     assert status.code == 0, status.out
+
+    roots = [published.place.repository / "metadata" / f"{n}.root.json" for n in (1, 2)]
+    looked_back = command(published, "rotate", "explain", *roots, "--json", profile=False)
+    assert looked_back.code == 0, looked_back.err
+    assert [one["missing"] for one in looked_back.json["signatures"]] == [0, 0]
+    assert looked_back.json["client"]["takes"]
+    new = CryptoSigner.generate_ecdsa()
+    (tmp_path / "new.json").write_text(json.dumps(new.public_key.to_dict()))
+    change = ["root", "--add-elsewhere", f"dave/second={tmp_path / 'new.json'}"]
+    for reason, more in (
+        ("HOLDER_COUNTS_TWICE", []),
+        ("HOLDER_SIGNS_TWICE", ["--remove", signer.public_key.keyid]),
+    ):
+        told = command(published, "rotate", "plan", *change, *more)
+        assert f"warning: {reason}: dave " in told.err
 
 
 def test_what_is_refused_says_why(published: Running) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from keyd.domain import public_keys
 from keyd.errors import PolicyViolation
 from keyd.services.rotation import planning, starting
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
@@ -118,6 +119,17 @@ def test_refused_beforehand(world: World, name: str) -> None:
     with pytest.raises(PolicyViolation):
         starting.start(world, ADMIN, wanted, planned.digest, grace_s=0)
     assert world.ledger.read(lambda view: view.log_size()) == size
+
+
+def test_a_persons_key_that_is_listed_already(world: World) -> None:
+    """It would be one key fewer than counted, and found only when root is to be signed."""
+    root_1 = world.ledger.read(lambda view: view.key("root-1"))
+    assert root_1 is not None
+    _, found = public_keys.tuf_key(root_1.public_der, root_1.scheme)
+    eve = WantedKey("token", holder="eve", key_object=found)
+    planned = planning.plan(world, ADMIN, one("root", add=(eve,), threshold=3))
+    refused = [f.reason for f in planned.findings if f.severity == "refuse"]
+    assert refused == ["KEY_MATERIAL_REPEATED"]
 
 
 def test_development_is_only_warned(tmp_path: Path) -> None:

@@ -98,10 +98,10 @@ def test_a_gap_is_an_objection_and_not_seen(
 def test_what_keyd_would_have_refused_though_clients_take_it(
     write: Write, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The timestamp key enters root: clients do not mind."""
-    old = RootVersion(keys=(1, 2, 3), threshold=2, signed_by=(1, 2), timestamp=(5,))
-    new = RootVersion(keys=(1, 2, 3), threshold=3, signed_by=(1, 2, 3), timestamp=())
-    code, out, err = explain(capfd, write(1, old), write(2, new))
+    """Nobody may sign timestamps any more, and root has no spare key: clients do not mind."""
+    none = {"timestamp": ((), 1)}
+    new = RootVersion(keys=(1, 2, 3), threshold=3, signed_by=(1, 2, 3), others=none)
+    code, out, err = explain(capfd, write(1, FIRST), write(2, new))
     assert code == 1
     assert (
         "refused: NEW_THRESHOLD_UNREACHABLE: timestamp would need 1 signatures and list 0 " in err

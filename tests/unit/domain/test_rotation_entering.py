@@ -13,7 +13,15 @@ from keyd.domain.rotation.plan import Plan, StepKind, table
 from keyd.domain.rotation.planning import plan
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.errors import Severity
-from tests.root_versions import EXPIRES, TIMESTAMP, RootVersion, fingerprint, root_file, signer
+from tests.root_versions import (
+    EXPIRES,
+    TARGETS,
+    TIMESTAMP,
+    RootVersion,
+    fingerprint,
+    root_file,
+    signer,
+)
 
 OLD = RootVersion(keys=(1, 2, 3), threshold=2)
 HOLDERS = {1: "alice", 2: "bob", 3: "carol"}
@@ -66,6 +74,14 @@ def test_a_person_who_changes_tokens_signs_with_both() -> None:
         ("new", 2, ("alice", "bob", "carol")),
     ]
     assert set(made.needs[0].keys).isdisjoint(made.needs[1].keys)
+
+
+def test_other_roles_are_signed_by_the_new_token_alone() -> None:
+    new = elsewhere(7, "alice")
+    owned = KeyFacts("token-90", fingerprint(TARGETS), holder="alice")
+    standing = replace(STANDING, holders={owned.fingerprint: owned})
+    leaves = RoleChange("targets", (new,), (fingerprint(TARGETS),))
+    assert found(planned(leaves, standing=standing)) == {}
 
 
 def test_a_second_token_of_one_person_counts_twice() -> None:
