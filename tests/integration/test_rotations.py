@@ -292,6 +292,18 @@ def test_a_shared_key_leaves_both_roles(world: World, author: Author, tmp_path: 
     sound(world, tmp_path)
 
 
+def test_a_key_that_leaves_and_enters_goes_on(world: World, author: Author, tmp_path: Path) -> None:
+    """What the plan says of it is so: nothing retires it, and it is listed once."""
+    went = carry_out(world, rotation_of("timestamp", "timestamp", "timestamp"))
+    assert [step.role for step in went.progress.steps if step.role] == ["root", "timestamp"]
+    assert isinstance(world.clock, TestClock)
+    world.clock.advance(hours=2)
+    assert retiring.retire_due(world) == 1
+    assert state(world, "timestamp") is KeyState.ACTIVE
+    carry_out(world, rotation_of("timestamp", "timestamp", "timestamp-2"))
+    sound(world, tmp_path)
+
+
 def test_somebody_who_publishes_meanwhile_is_not_overwritten(
     world: World, author: Author, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def entering(change: RoleChange, changes: ChangeSet, standing: Standing) -> Iter
             )
         yield from _repeated(key, change, standing)
         yield from _online(key, change, changes, standing)
+    yield from _staying(change, standing)
 
 
 def same_people(change: RoleChange, standing: Standing) -> Iterator[Finding]:
@@ -62,15 +63,20 @@ def _repeated(key: NewKey, change: RoleChange, standing: Standing) -> Iterator[F
     """One key pair is one vote, whatever it is called (CVE-2020-6174)."""
     material = standing.material(key)
     for keys in standing.lists(change.role):
-        if not material or material not in keys.fingerprints.values():
-            continue
-        if material not in change.remove:
+        if material in set(keys.fingerprints.values()) - set(change.remove):
             yield refused("KEY_MATERIAL_REPEATED", f"{change.role} lists key {key.label!r} already")
-            continue
+
+
+def _staying(change: RoleChange, standing: Standing) -> Iterator[Finding]:
+    listed = {fp for keys in standing.lists(change.role) for fp in keys.fingerprints.values()}
+    again = listed & set(change.remove)
+    labels = [key.label for key in change.add if standing.material(key) in again]
+    if labels:
         yield warned(
             "KEY_LEAVES_AND_ENTERS",
-            f"{key.label} leaves {change.role} and enters it again: it is one key, signs once, "
-            "counts in the old list and in the new under every id that it has there, and stays",
+            f"{', '.join(labels)} would leave {change.role} and enter it again: one key is one "
+            "vote, signs once, counts in the old list and in the new under every id that it has "
+            "there, and is not retired",
         )
 
 
