@@ -19,6 +19,7 @@ from keyd.domain.metadata_file import MetadataFile
 from keyd.domain.rotation.explaining import Count, Explanation
 from keyd.domain.rotation.explaining import explain as compare
 from keyd.domain.rotation.plan import table
+from keyd.errors import InvalidRequest
 from keyd.rpc.convert_rotations import plan_out
 from keyd.services.rotation.planning import Planned
 from keyd_client.messages import RotationPlan
@@ -60,7 +61,10 @@ def explain(*, old_file: Path, new_file: Path, as_json: bool) -> int:
 
 def _root(path: Path) -> tuple[MetadataFile, bytes]:
     content = read_file(path)
-    found = metadata_file.read(content)
+    try:
+        found = metadata_file.read(content)
+    except InvalidRequest as error:
+        raise click.UsageError(f"{path}: {error.reason}: {error.message}") from error
     if found.payload.signed["_type"] != "root":
         raise click.UsageError(f"{path} is no root: give two root files, the older one first")
     return found, content

@@ -127,8 +127,8 @@ def test_only_roots_are_taken(
     assert "timestamp.json is no root" in err
     other.write_bytes(b"{}")
     code, _, err = explain(capfd, str(other), write(1, FIRST))
-    assert code == 1
-    assert "FILE_NOT_METADATA" in err
+    assert code == 2
+    assert "timestamp.json: FILE_NOT_METADATA" in err
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:securesystemslib")
