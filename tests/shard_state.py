@@ -64,6 +64,10 @@ class State:
         """pytest's own report of the shard's last run."""
         return self.folder / f"{name}.xml"
 
+    def log(self, name: str) -> Path:
+        """All that the shard's last run said."""
+        return self.folder / f"{name}.log"
+
     def tally(self, name: str) -> Path:
         """What the shard's last run injected."""
         return self.folder / f"{name}.tally"
@@ -72,6 +76,7 @@ class State:
         """Forget an earlier run."""
         self._outcome(name).unlink(missing_ok=True)
         self.report(name).unlink(missing_ok=True)
+        self.log(name).unlink(missing_ok=True)
         shutil.rmtree(self.tally(name), ignore_errors=True)
 
     @property

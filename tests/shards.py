@@ -3,8 +3,9 @@
 ``@pytest.mark.slow(seconds=120)`` says how long a test takes (60 when unsaid); shards are packed
 from that, in an order that depends on the tests alone. A shard that passed is not run again until a
 file changes, so an interrupted run goes on where it stopped. ``--shard 2/3`` takes every third,
-starting with the second, to spread them over machines. What fault tests counted, in these runs and
-in ``make test``, is summed up in build/faults.md. Runs in the repository's root.
+starting with the second, to spread them over machines; ``--jobs 3`` runs three at a time. What
+fault tests counted, in these runs and in ``make test``, is summed up in build/faults.md. Runs in
+the repository's root.
 """
 
 from __future__ import annotations
@@ -13,34 +14,23 @@ import argparse
 import contextlib
 import hashlib
 import io
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests import faults_report, tally
+from tests import faults_report, shard_run
+from tests.shard_run import SlowTest
 from tests.shard_state import Outcome, State, current
 
-LIMIT_S = 600
-# Room for start-up and for a busy machine.
-PACKED_S = 480
+# A busy machine takes a good half longer, and a shard has ten minutes.
+PACKED_S = 330
+# A test that is longer has a shard of its own, up to this.
+LONGEST_S = 480
 UNSAID_S = 60
-
-
-@dataclass(frozen=True)
-class SlowTest:
-    """A test's pytest id and how long its author says it takes."""
-
-    nodeid: str
-    seconds: int
 
 
 class Collector:
@@ -52,8 +42,9 @@ class Collector:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         for item in session.items:
             marker = item.get_closest_marker("slow")
-            seconds = marker.kwargs.get("seconds", UNSAID_S) if marker else UNSAID_S
-            self.tests.append(SlowTest(item.nodeid, seconds))
+            told = marker.kwargs if marker else {}
+            seconds, lane = told.get("seconds", UNSAID_S), told.get("lane", "")
+            self.tests.append(SlowTest(item.nodeid, seconds, lane))
 
 
 def collect(paths: Sequence[str]) -> list[SlowTest]:
@@ -72,8 +63,8 @@ def pack(tests: Iterable[SlowTest]) -> list[list[SlowTest]]:
     shards: list[list[SlowTest]] = []
     left = 0
     for test in tests:
-        if test.seconds > PACKED_S:
-            raise SystemExit(f"{test.nodeid} takes {test.seconds} s; split it below {PACKED_S} s")
+        if test.seconds > LONGEST_S:
+            raise SystemExit(f"{test.nodeid} takes {test.seconds} s; split it below {LONGEST_S} s")
         if not shards or test.seconds > left:
             shards.append([])
             left = PACKED_S
@@ -87,62 +78,36 @@ def name_of(shard: Sequence[SlowTest]) -> str:
     return hashlib.sha256("\n".join(test.nodeid for test in shard).encode()).hexdigest()[:16]
 
 
-def run(shard: Sequence[SlowTest], report: Path, tallies: Path) -> Outcome:
-    """Runs one shard in a process group of its own, which is killed when the time is up."""
-    command = [sys.executable, "-m", "pytest", "-o", f"timeout={LIMIT_S}", f"--junitxml={report}"]
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [*command, *(test.nodeid for test in shard)],
-        env=os.environ | {tally.VARIABLE: str(tallies.absolute())},
-        start_new_session=True,
-    )
-    note = ""
-    try:
-        process.wait(LIMIT_S)
-    except subprocess.TimeoutExpired:
-        note = f"killed after {LIMIT_S} s"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    seconds = round(time.monotonic() - started)
-    if note or process.returncode not in (0, 1):
-        return Outcome(0, len(shard), 0, seconds, note or f"pytest ended with {process.returncode}")
-    suite = next(ET.parse(report).getroot().iter("testsuite")).attrib
-    failed = int(suite["failures"]) + int(suite["errors"])
-    skipped = int(suite["skipped"])
-    return Outcome(int(suite["tests"]) - failed - skipped, failed, skipped, seconds)
-
-
-def mine(index: int, part: str) -> bool:
-    """Whether the shard at `index` (from 0) belongs to `part`, "n/m" with n from 1."""
-    number, _, of = part.partition("/")
-    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+def mine(number: int, part: str) -> bool:
+    """Whether shard `number` belongs to `part`, "n/m"; both count from 1."""
+    first, _, of = part.partition("/")
+    if not (first.isdigit() and of.isdigit() and 1 <= int(first) <= int(of)):
         raise SystemExit(f"a shard is n/m with 1 <= n <= m, not {part!r}")
-    return index % int(of) == int(number) - 1
+    return (number - int(first)) % int(of) == 0
 
 
-def run_unfinished(shards: Sequence[Sequence[SlowTest]], part: str, state: State) -> list[Outcome]:
+def run_unfinished(
+    shards: Sequence[Sequence[SlowTest]], part: str, state: State, jobs: int
+) -> list[Outcome]:
     """Runs each shard of `part` that has not passed yet, and says what each came to."""
-    outcomes: list[Outcome] = []
-    lines = ["=== slow tests"]
-    for index, shard in enumerate(shards):
-        if not mine(index, part):
-            continue
-        name = name_of(shard)
-        outcome, when = state.outcome(name), "earlier"
-        if outcome is None or not outcome.ok:
-            print(f"=== shard {index + 1} of {len(shards)}: {len(shard)} tests", flush=True)
-            state.begin(name)
-            outcome, when = run(shard, state.report(name), state.tally(name)), "now"
-            state.keep(name, outcome)
-        outcomes.append(outcome)
-        lines.append(
-            f"shard {index + 1} of {len(shards)}: {'passed' if outcome.ok else 'FAILED'} {when}"
-            f" in {outcome.seconds} s, from {shard[0].nodeid} on {outcome.note}".rstrip()
+    numbered = enumerate(shards, 1)
+    chosen = {name_of(shard): (number, shard) for number, shard in numbered if mine(number, part)}
+    earlier = {name: outcome for name in chosen if (outcome := state.outcome(name)) and outcome.ok}
+    todo = {name: tests for name, (_, tests) in chosen.items() if name not in earlier}
+    outcomes = earlier | shard_run.run(todo, state, jobs)
+    print("=== slow tests")
+    for name, (number, tests) in chosen.items():
+        outcome, when = outcomes[name], "earlier" if name in earlier else "now"
+        print(
+            f"shard {number} of {len(shards)}: {'passed' if outcome.ok else 'FAILED'} {when}"
+            f" in {outcome.seconds} s, from {tests[0].nodeid} on {outcome.note}".rstrip()
         )
-    print("\n".join(lines))
-    return outcomes
+    return [outcomes[name] for name in chosen]
+
+
+def stopped(number: int, _frame: object) -> None:
+    """A signal handler: what runs is ended along."""
+    raise SystemExit(128 + number)
 
 
 def emptied(base: Path) -> Path:
@@ -160,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is not yet done, reports all; 0 when every chosen shard passed."""
     parser = argparse.ArgumentParser(prog="tests.shards", description=__doc__)
     parser.add_argument("--shard", default="1/1", metavar="N/M")
+    parser.add_argument("--jobs", type=int, default=1, help="how many shards at a time")
     parser.add_argument("--state", type=Path, default=Path("build/shards"))
     parser.add_argument(
         "--quick-tally",
@@ -171,10 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick_tally:
         print(emptied(args.state))
         return 0
+    signal.signal(signal.SIGTERM, stopped)
     state = current(args.state)
     shards = pack(collect(args.paths))
     state.keep_plan([name_of(shard) for shard in shards])
-    outcomes = run_unfinished(shards, args.shard, state)
+    outcomes = run_unfinished(shards, args.shard, state, max(1, args.jobs))
     print(f"what was injected: {faults_report.write(state, args.state.parent)}")
     passed = sum(outcome.passed for outcome in outcomes)
     failed = sum(outcome.failed for outcome in outcomes)

@@ -216,7 +216,7 @@ def test_flipped_bytes(used: Used) -> None:
     flip(used, 20)
 
 
-@pytest.mark.slow(seconds=30)
+@pytest.mark.slow(seconds=10)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(2))
 def test_a_thousand_flipped_bytes(used: Used, part: int) -> None:

@@ -101,7 +101,7 @@ def test_cut_after_sending(installation: Installation) -> None:
     cut_rounds(installation, 48)
 
 
-@pytest.mark.slow(seconds=120)
+@pytest.mark.slow(seconds=30)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(4))
 def test_cut_after_sending_1000_times(installation: Installation, part: int) -> None:
@@ -191,7 +191,7 @@ def test_calls_given_up(installation: Installation) -> None:
     give_up_rounds(installation, 80)
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.slow(seconds=20)
 @pytest.mark.timeout(600)
 def test_calls_given_up_1000_times(installation: Installation) -> None:
     give_up_rounds(installation, 1000)

@@ -191,7 +191,7 @@ def long_soak() -> Iterator[LongSoak]:
         yield LongSoak(folder)
 
 
-@pytest.mark.slow(seconds=300)
+@pytest.mark.slow(seconds=300, lane="soak")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_part(long_soak: LongSoak, shim_module: Path, part: int) -> None:
@@ -222,7 +222,7 @@ def test_part(long_soak: LongSoak, shim_module: Path, part: int) -> None:
     long_soak.note(part, facts)
 
 
-@pytest.mark.slow(seconds=480)
+@pytest.mark.slow(seconds=480, lane="soak")
 @pytest.mark.timeout(600)
 def test_whole_log_verifies(long_soak: LongSoak) -> None:
     """Whatever parts have run: all of a million when none was left out."""

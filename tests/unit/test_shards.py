@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests import shards
-from tests.shard_state import Outcome
-from tests.shards import SlowTest
+from tests import shard_run, shards
+from tests.shard_run import SlowTest
+from tests.shard_state import Outcome, State
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,17 +48,22 @@ def repository(tmp_path: Path) -> Path:
 
 
 def run_shards(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    with start_shards(repository, *arguments) as process:
+        out, err = process.communicate(timeout=100)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start_shards(repository: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "shards.py"), *arguments],
         cwd=repository,
         env=environment | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=100,
     )
 
 
@@ -107,35 +114,138 @@ def test_uncollectable_tests_are_an_error_not_an_empty_run(repository: Path) -> 
     assert "no_such_module" in broken.stderr
 
 
-def test_shard_that_exceeds_its_time_is_killed_and_failed(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (repository / "tests" / "test_slow.py").write_text(
-        "def test_stuck():\n    import threading\n    threading.Event().wait()\n"
-    )
+STUCK = """
+import pytest, threading
+
+@pytest.mark.slow(seconds=1)
+@pytest.mark.timeout(500)
+def test_a_stuck():
+    print("this was said")
+    {stuck}
+
+@pytest.mark.slow(seconds=1)
+def test_b():
+    pass
+"""
+
+
+@pytest.fixture
+def hurried(repository: Path, monkeypatch: pytest.MonkeyPatch) -> State:
+    """Shards of seconds, not minutes."""
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(shards, "LIMIT_S", 2)
-    stuck = [SlowTest("tests/test_slow.py::test_stuck", 1)]
-    outcome = shards.run(stuck, repository / "r.xml", repository / "tally")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(shard_run, "ENDED_S", 4)
+    monkeypatch.setattr(shard_run, "GRACE_S", 2)
+    state = State(repository / "build" / "state")
+    state.keep_plan(["stuck"])
+    return state
+
+
+def run_stuck(repository: Path, state: State, stuck: str) -> Outcome:
+    (repository / "tests" / "test_slow.py").write_text(STUCK.format(stuck=stuck))
+    (repository / "tests" / "conftest.py").write_text("pytest_plugins = ['tests.hanging']\n")
+    tests = [SlowTest(f"tests/test_slow.py::{name}", 1) for name in ("test_a_stuck", "test_b")]
+    return shard_run.run({"stuck": tests}, state, 1)["stuck"]
+
+
+def test_a_test_that_outlasts_its_shard_fails_and_shows_what_it_did(
+    repository: Path, hurried: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_stuck(repository, hurried, "threading.Event().wait()")
+    assert (outcome.passed, outcome.failed) == (0, 2)
+    assert "1 not run" in outcome.note
+    for shown in (hurried.log("stuck").read_text(), capsys.readouterr().out):
+        assert "this was said" in shown
+        assert "threading.Event().wait()" in shown
+
+
+def test_a_test_that_cannot_be_failed_is_ended_with_its_stacks(
+    repository: Path, hurried: State
+) -> None:
+    """As one that waits inside a library, where no signal handler of Python's gets its turn."""
+    stuck = "import signal; signal.pthread_sigmask(0, {14}); threading.Event().wait()"
+    outcome = run_stuck(repository, hurried, stuck)
+    assert (outcome.ok, outcome.note) == (False, "pytest ended with 1")
+    assert "test_a_stuck" in hurried.log("stuck").read_text()
+
+
+def test_what_withstands_everything_is_killed(
+    repository: Path, hurried: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_run, "LIMIT_S", 2)
+    outcome = run_stuck(repository, hurried, "threading.Event().wait()")
     assert (outcome.ok, outcome.note) == (False, "killed after 2 s")
 
 
+MEETING = """
+import pathlib, pytest, time
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.slow(seconds=300{lane})
+def test_meets(number):
+    here = pathlib.Path("build") / f"here{{number}}"
+    here.touch()
+    other = here.with_name(f"here{{1 - number}}")
+    deadline = time.monotonic() + {wait_s}
+    while not other.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    met = other.exists()
+    here.unlink()
+    assert met == {met}
+"""
+
+
+@pytest.mark.parametrize(("lane", "wait_s", "met"), [("", 60, True), (", lane='x'", 1, False)])
+def test_shards_run_side_by_side_unless_in_one_lane(
+    repository: Path, lane: str, wait_s: int, met: bool
+) -> None:
+    """Those that may, wait for each other; two of one lane never see each other."""
+    source = MEETING.format(lane=lane, wait_s=wait_s, met=met)
+    if met:
+        source = source.replace("    here.unlink()\n", "")
+    (repository / "tests" / "test_slow.py").write_text(source)
+    both = run_shards(repository, "--jobs", "2")
+    assert both.stdout.endswith("2 passed, 0 failed, 0 skipped\n"), both.stdout + both.stderr
+
+
+def test_interrupted_shard_is_ended_and_run_again_and_no_other(repository: Path) -> None:
+    waiting = SLOW_TESTS.replace(
+        "    assert not pathlib",
+        "    import time; time.sleep(60 * pathlib.Path('build/break').exists())\n    # not pathlib",
+    )
+    (repository / "tests" / "test_slow.py").write_text(waiting)
+    (repository / "build" / "break").touch()
+    with start_shards(repository) as process:
+        deadline = time.monotonic() + 60
+        while ran(repository) != "one two " and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(repository) not in listed.stdout
+    (repository / "build" / "break").unlink()
+    assert run_shards(repository).stdout.endswith("2 passed, 0 failed, 0 skipped\n")
+    assert ran(repository) == "one two two "
+
+
 def test_packing_keeps_order_and_limit() -> None:
-    tests = [SlowTest(f"t{number}", 200) for number in range(5)]
+    tests = [SlowTest(f"t{number}", seconds) for number, seconds in enumerate([160] * 5 + [480, 9])]
     packed = shards.pack(tests)
     assert [test for shard in packed for test in shard] == tests
-    assert [len(shard) for shard in packed] == [2, 2, 1]
+    assert [len(shard) for shard in packed] == [2, 2, 1, 1, 1]
 
 
 def test_test_too_long_for_a_shard_is_refused() -> None:
     with pytest.raises(SystemExit, match="split it"):
-        shards.pack([SlowTest("t", shards.LIMIT_S)])
+        shards.pack([SlowTest("t", shards.LONGEST_S + 1)])
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0"])
 def test_nonsense_parts_are_refused(part: str) -> None:
     with pytest.raises(SystemExit, match="n/m"):
-        shards.mine(0, part)
+        shards.mine(1, part)
 
 
 def test_shard_without_a_test_is_not_passed() -> None:
