@@ -75,6 +75,7 @@ def run(settings: Settings, observer: Observer | None = None) -> None:
     for name in loading_variables():
         _log.warning("foreign_code_possible", variable=name, hint="unset it; workers never see it")
     with ExitStack() as stack:
+        stack.callback(signals.ignore)
         daemon = _start(settings, signals, stack)
         if _wait_for_tokens(daemon):
             daemon.clockwork.start()

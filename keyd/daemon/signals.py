@@ -36,6 +36,15 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._received)
 
+    def ignore(self) -> None:
+        """Hear no more of SIGTERM and SIGINT: call it when nothing is left to stop.
+
+        As it exits, the interpreter gives signals back their own effect: one more SIGTERM would
+        then turn an orderly end into a death by signal.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
     def wait(self, timeout_s: float) -> Wish | None:
         """The next wish, or None when there was none in time."""
         try:

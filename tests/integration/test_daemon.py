@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -287,6 +288,16 @@ def test_sigterm_finishes_the_calls_in_flight(site: Site) -> None:
         with site.client() as client:
             assert "slow" in {key.name for key in client.keys.list()}
         assert daemon.stop() == 0
+
+
+def test_sigterms_without_end_do_not_change_the_exit_code(site: Site) -> None:
+    """Some of them meet an interpreter that is about to exit."""
+    with site.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        while daemon.running.poll() is None:
+            daemon.send(signal.SIGTERM)
+            time.sleep(0.001)
+        assert daemon.running.returncode == 0, daemon.log.read_text()[-3000:]
 
 
 def test_a_second_sigterm_does_not_wait(site: Site) -> None:
