@@ -154,7 +154,7 @@ def run_cells(shim: Shim, journal: MemoryTokenJournal, cells: Iterable[Cell]) ->
 
 
 def _shard(function: str, when: str) -> object:
-    seconds = 90 if function in STARTING else 20
+    seconds = 70 if function in STARTING else 15
     return pytest.param(function, when, marks=pytest.mark.slow(seconds=seconds))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from keyd.cli.development.certificates import make_certificates
 from keyd.cli.diagnosis.certificates import check_certificate
 from keyd.cli.diagnosis.finding import Verdict
+from tests.fleets import wait_until
 from tests.running import dev, keyd
 from tests.softhsm import SoftHSMToken
 
@@ -148,6 +149,11 @@ def test_a_daemon_that_is_not_there(running: Path, tmp_path: Path) -> None:
     assert found(diagnose(tmp_path / "none.toml", "-p", "nobody"), "profile")[0] == "fail"
 
 
+def state_of_token(environment: Mapping[str, str]) -> str:
+    (token,) = keyd("token", "list", "--json", environment=environment).json["tokens"]
+    return str(token["state"])
+
+
 def test_a_quarantined_token_is_named_with_its_way_back(running: Path) -> None:
     environment = {"KEYD_PROFILE_DIR": str(running / "profiles")}
     quarantine = ["token", "quarantine", "softhsm", "--comment", "a test"]
@@ -159,6 +165,8 @@ def test_a_quarantined_token_is_named_with_its_way_back(running: Path) -> None:
         assert one["fix"] == "find out why (keyd audit list), then keyd token release softhsm"
     finally:
         assert keyd("token", "release", "softhsm", environment=environment).code == 0
+        # The release does not wait for the token to be opened again; other tests find it online.
+        wait_until(lambda: state_of_token(environment) == "ONLINE", "the token online again")
 
 
 @pytest.mark.parametrize(

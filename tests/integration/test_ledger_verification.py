@@ -239,9 +239,10 @@ def test_every_covered_column_is_watched(home: Home) -> None:
     check_edits(home, 200, seed=7)
 
 
-@pytest.mark.slow(seconds=90)
-def test_a_thousand_edits_are_found(home: Home) -> None:
-    check_edits(home, 1000, seed=11)
+@pytest.mark.slow(seconds=30)
+@pytest.mark.parametrize("part", range(4))
+def test_a_thousand_edits_are_found(home: Home, part: int) -> None:
+    check_edits(home, 250, seed=11 + part)
 
 
 @pytest.mark.parametrize(
@@ -439,9 +440,10 @@ def test_flipped_bytes_are_found(home: Home) -> None:
     check_flips(home, 60, seed=3)
 
 
-@pytest.mark.slow(seconds=90)
-def test_a_thousand_flipped_bytes_are_found(home: Home) -> None:
-    check_flips(home, 1000, seed=4)
+@pytest.mark.slow(seconds=30)
+@pytest.mark.parametrize("part", range(4))
+def test_a_thousand_flipped_bytes_are_found(home: Home, part: int) -> None:
+    check_flips(home, 250, seed=4 + 100 * part)
 
 
 def test_findings_are_bounded(home: Home) -> None:
