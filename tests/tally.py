@@ -30,6 +30,7 @@ class Promise(StrEnum):
     PIN_SPARED = "no PIN try that no operator asked for"
     SECRETS_KEPT = "no key, PIN or payload where it does not belong"
     DENY_BY_DEFAULT = "what is not granted is denied, on every call"
+    APPROVED = "nothing that needs officers happens without their approval of just that"
     LOG_TELLS = "every edit of the audit log is noticed"
     NO_STARVATION = "no client starves another"
     NO_INTERNAL = "bad input gets a typed refusal, never a crash"

@@ -92,8 +92,7 @@ KINDS: Mapping[str, Kind] = {
 
 @pytest.mark.parametrize("place", SAMPLE)
 def test_a_sample(installation: Installation, place: str) -> None:
-    with tallied(Promise.ONE_PAYLOAD, "SIGKILL at a place of a rotation") as tally:
-        kill_at_every_passage(installation, KINDS["TIMESTAMP"], place, tally)
+    kill_at_every_passage(installation, KINDS["TIMESTAMP"], place)
 
 
 @pytest.mark.parametrize(
@@ -110,21 +109,34 @@ def test_every_place_of_every_kind(installation: Installation, kind: str, place:
     makes_keys = kind != "RENEW_ROOT"
     if place.startswith("key.") and not makes_keys:
         pytest.skip("no key is made")
-    with tallied(Promise.ONE_PAYLOAD, "SIGKILL at a place of a rotation") as tally:
-        kill_at_every_passage(installation, KINDS[kind], place, tally)
+    kill_at_every_passage(installation, KINDS[kind], place)
 
 
-def kill_at_every_passage(installation: Installation, kind: Kind, place: str, tally: Tally) -> None:
+def kill_at_every_passage(installation: Installation, kind: Kind, place: str) -> None:
+    words = kind.kind.lower().replace("_", " ")
+    with tallied(Promise.ONE_PAYLOAD, f"SIGKILL in a rotation: {words}") as tally:
+        passages = kill_until_one_comes_through(installation, kind, place, tally)
+        check_afterwards(installation, kind, passages)
+
+
+def kill_until_one_comes_through(
+    installation: Installation, kind: Kind, place: str, tally: Tally
+) -> int:
+    """How many rotations it took; a recovery lasts from a death to the end of its rotation."""
+    died = 0.0
     for passage in itertools.count(1):
         with installation.serve(f"{place}:{passage}") as daemon:
             daemon.wait_for("daemon_ready")
             with installation.client() as client:
                 finish(client, kind, passage - 1)
+                if died:
+                    tally.recovered(time.monotonic() - died)
                 if comes_through(installation, daemon, partial(carry_out, client, kind, passage)):
                     break
+            died = time.monotonic()
             tally.injected()
     assert passage > 1, f"no rotation of this kind comes by {place}"
-    check_afterwards(installation, kind, passage)
+    return passage
 
 
 def comes_through(installation: Installation, daemon: Daemon, call: Callable[[], None]) -> bool:
