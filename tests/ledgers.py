@@ -29,9 +29,11 @@ from keyd.domain.records import (
     VersionRecord,
 )
 from keyd.domain.trust import KeySet, RepositoryState
+from keyd.errors import KeydError
 from keyd.ledger.create import create_ledger
 from keyd.ledger.opening import open_ledger
 from keyd.ledger.sqlite import SqliteLedger
+from keyd.ledger.transaction import SqliteTransaction
 from keyd.ports import Transaction
 from tests.fakes import TestClock
 
@@ -249,3 +251,14 @@ def role_of(ledger: SqliteLedger, role: str = "targets") -> Role:
     found = ledger.read(lambda view: view.role(REPOSITORY, role))
     assert found is not None
     return found
+
+
+def refused(ledger: SqliteLedger, work: Callable[[SqliteTransaction], object]) -> KeydError:
+    """What the work is refused with; that nothing of it is stored."""
+    before = ledger.read(lambda view: view.log_size())
+    try:
+        ledger.transact(work)
+    except KeydError as error:
+        assert ledger.read(lambda view: view.log_size()) == before
+        return error
+    raise AssertionError("the ledger took it")

@@ -11,7 +11,6 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,6 @@ from keyd.errors import (
     BackendUnavailable,
     DeadlineExceeded,
     KeydError,
-    NotFound,
-    SelfCheckFailed,
 )
 from tests.fakes import MemoryTokenJournal
 from tests.faults.shim import Shim
@@ -43,7 +40,7 @@ from tests.fleets import (
     wait_until,
     worker_pids,
 )
-from tests.softhsm import SoftHSMToken, create_softhsm
+from tests.softhsm import SoftHSMToken
 from tests.tally import Promise, tallied
 
 
@@ -185,214 +182,6 @@ def test_a_worker_ends_with_the_daemon_even_while_its_module_hangs(
         wait_until(lambda: shim.obeyed("C_Sign"), "the module to hang")
         process.kill()
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the worker to end")
-
-
-def test_a_removed_token_is_offline_and_returns(
-    softhsm: SoftHSMToken, journal: MemoryTokenJournal
-) -> None:
-    """reliability D6: UNAVAILABLE within 2 s, usable again within 3 s, without a restart."""
-    tokens = softhsm.directory / "tokens"
-    with (
-        tallied(Promise.TOKENS_RECOVER, "the token is removed and returned") as tally,
-        running(config_for(softhsm), journal=journal) as fleet,
-    ):
-        token = fleet.get("test")
-        key = make_key(token, journal)
-        tokens.rename(softhsm.directory / "away")
-        tally.injected()
-        started = time.monotonic()
-        [outcome] = token.sign([item(key)], PATIENCE_S)
-        assert isinstance(outcome, BackendUnavailable)
-        assert time.monotonic() - started < 8.0  # measured: 2 s
-        wait_for_state(token, TokenState.OFFLINE)
-        (softhsm.directory / "away").rename(tokens)
-        returned = time.monotonic()
-        sign_when_back(token, key)
-        tally.recovered(time.monotonic() - returned)
-        wait_for_state(token, TokenState.ONLINE)
-        assert token.status().missing_keys == ()
-
-
-def test_a_removed_token_is_noticed_by_the_probe_alone(
-    softhsm: SoftHSMToken, journal: MemoryTokenJournal
-) -> None:
-    with running(config_for(softhsm, probe_interval_s=0.2), journal=journal) as fleet:
-        token = fleet.get("test")
-        (softhsm.directory / "tokens").rename(softhsm.directory / "away")
-        wait_for_state(token, TokenState.OFFLINE)
-
-
-def reinitialise(token: SoftHSMToken, pin: str) -> None:
-    """Another process wipes the token: same slot, same serial, no key (facts, section 5)."""
-    slots = softhsm_util(token, "--show-slots")
-    slot = next(line.split()[1] for line in slots.splitlines() if line.startswith("Slot "))
-    so_pin = token.so_pin_file.read_text().strip()
-    wipe = ["--init-token", "--slot", slot, "--label", token.label, "--pin", pin]
-    softhsm_util(token, *wipe, "--so-pin", so_pin)
-
-
-def softhsm_util(token: SoftHSMToken, *arguments: str) -> str:
-    environment = os.environ | token.env
-    command = ["softhsm2-util", *arguments]
-    return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True, timeout=30
-    ).stdout
-
-
-@pytest.mark.parametrize("pin", ["the same", "another"])
-def test_a_token_wiped_by_another_process_is_refused(
-    pin: str, shim: Shim, journal: MemoryTokenJournal
-) -> None:
-    """No PIN goes to a token that has visibly lost our keys, so none can be rejected."""
-    with running(shim.config(canary_interval_s=0.1), journal=journal) as fleet:
-        token = fleet.get("test")
-        key = make_key(token, journal)
-        sign_one(token, key)
-    with running(shim.config(), journal=journal) as fleet:
-        token = fleet.get("test")
-        reinitialise(shim.token, shim.token.pin if pin == "the same" else "another-pin")
-        [outcome] = token.sign([item(key)], PATIENCE_S)
-        assert isinstance(outcome, KeydError)
-        wait_for_state(token, TokenState.OFFLINE)
-        assert "registered keys" in token.status().detail
-        assert shim.calls("C_Login") == 2
-        assert journal.pin_attempt("test") is None
-
-
-def test_another_token_of_the_same_label_is_refused(
-    new_softhsm: Callable[[str], SoftHSMToken], journal: MemoryTokenJournal, tmp_path: Path
-) -> None:
-    first = new_softhsm("test")
-    by_label = config_for(first, uri="pkcs11:token=test")
-    with running(by_label, journal=journal) as fleet:
-        serial = fleet.get("test").status().serial
-    second = create_softhsm(tmp_path / "second", "test")
-    exchanged = config_for(second, uri="pkcs11:token=test")
-    with running(exchanged, journal=journal) as fleet:
-        status = fleet.get("test").status()
-        assert status.state is TokenState.OFFLINE
-        assert serial in status.detail
-    # It got no PIN.
-    assert len(journal.attempts) == 2
-    with running(by_label, journal=journal) as fleet:
-        assert fleet.get("test").status().state is TokenState.ONLINE
-
-
-def test_a_missing_token_and_a_vague_address_are_explained(
-    softhsm: SoftHSMToken, journal: MemoryTokenJournal
-) -> None:
-    with running(config_for(softhsm, uri="pkcs11:token=nobody"), journal=journal) as fleet:
-        assert "NO_TOKEN_MATCHES" in fleet.get("test").status().detail
-    environment = dict(softhsm.env) | {"LANG": "C"}
-    twin = [sys.executable, "-m", "keyd.worker.init_token", "--label", "twin"]
-    twin += ["--pin-file", str(softhsm.pin_file), "--so-pin-file", str(softhsm.so_pin_file)]
-    subprocess.run(twin, env=os.environ | environment, check=True, capture_output=True, timeout=60)
-    for label in ("test", "twin"):
-        named = config_for(softhsm, uri=f"pkcs11:token={label}")
-        with running(named) as fleet:
-            assert fleet.get("test").status().label == label
-
-
-_TAMPER = """
-import sys
-import pkcs11
-from pkcs11.constants import Attribute, ObjectClass
-module, label, pin, action, one, other = sys.argv[1:]
-token = pkcs11.lib(module).get_token(token_label=label)
-with token.open(rw=True, user_pin=pin) as session:
-    def objects(kind, key):
-        wanted = {Attribute.CLASS: kind, Attribute.ID: bytes.fromhex(key)}
-        return list(session.get_objects(wanted))
-    both = (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
-    if action == "delete":
-        for kind in both:
-            for each in objects(kind, one):
-                each.destroy()
-    elif action == "double":
-        for kind in both:
-            for each in objects(kind, other):
-                each[Attribute.ID] = bytes.fromhex(one)
-    elif action == "swap":
-        [mine], [theirs] = objects(both[0], one), objects(both[0], other)
-        theirs[Attribute.ID] = b"aside"
-        mine[Attribute.ID] = bytes.fromhex(other)
-        theirs[Attribute.ID] = bytes.fromhex(one)
-"""
-
-
-def tamper(token: SoftHSMToken, action: str, one: Key, other: Key) -> None:
-    """What anybody with the PIN can do to labels, IDs and objects, from another process."""
-    command = [sys.executable, "-c", _TAMPER, str(token.module), token.label, token.pin, action]
-    subprocess.run(
-        [*command, one.cka_id.hex(), other.cka_id.hex()],
-        env=os.environ | token.env,
-        check=True,
-        timeout=30,
-    )
-
-
-@pytest.fixture(params=["while it runs", "while it is down"])
-def tampering(
-    request: pytest.FixtureRequest, softhsm: SoftHSMToken, journal: MemoryTokenJournal
-) -> Iterator[Callable[[str], tuple[WorkerToken, Key, Key]]]:
-    """Two registered keys, one token, and an attack on the first key before it signs next."""
-    with running(config_for(softhsm), journal=journal) as fleet:
-        token = fleet.get("test")
-        one, other = (make_key(token, journal) for _ in range(2))
-    live = request.param == "while it runs"
-    stack: list[object] = []
-
-    def attack(action: str) -> tuple[WorkerToken, Key, Key]:
-        if not live:
-            tamper(softhsm, action, one, other)
-        context = running(config_for(softhsm), journal=journal)
-        token = context.__enter__().get("test")
-        stack.append(context)
-        if live:
-            sign_one(token, other)
-            tamper(softhsm, action, one, other)
-        return token, one, other
-
-    yield attack
-    for context in stack:
-        context.__exit__(None, None, None)  # type: ignore[attr-defined]
-
-
-Attack = Callable[[str], tuple[WorkerToken, Key, Key]]
-
-
-def test_a_deleted_key_is_missing_and_its_neighbours_sign(tampering: Attack) -> None:
-    token, one, other = tampering("delete")
-    [outcome] = token.sign([item(one)], PATIENCE_S)
-    assert isinstance(outcome, NotFound)
-    assert token.status().missing_keys == (one.name,)
-    assert token.status().state is TokenState.ONLINE
-    sign_one(token, other)
-
-
-def test_a_doubled_key_is_refused(tampering: Attack) -> None:
-    """The other key's objects take the first one's CKA_ID: two matches are none."""
-    token, one, other = tampering("double")
-    # Until the token is looked at again, a handle found before still denotes the right key.
-    token.inventory(PATIENCE_S)
-    wait_until(lambda: one.name in token.status().missing_keys, "the catalogue to show it")
-    assert token.status().state is TokenState.ONLINE
-    assert set(token.status().missing_keys) == {one.name, other.name}
-    for outcome in token.sign([item(one), item(other)], PATIENCE_S):
-        assert isinstance(outcome, NotFound)
-
-
-def test_a_swapped_pair_signs_nothing_wrong(tampering: Attack) -> None:
-    """Each public key beside the other's private key: found out before anything is signed."""
-    token, one, other = tampering("swap")
-    for _ in range(4):
-        for key in (one, other):
-            [outcome] = token.sign([item(key)], PATIENCE_S)
-            if isinstance(outcome, bytes):
-                # By a handle found before the swap: it is the registered key all the same.
-                verify(key.public_der, key.scheme, b"message", outcome)
-            else:
-                assert isinstance(outcome, SelfCheckFailed | NotFound)
 
 
 _GARBAGE = {
