@@ -105,7 +105,9 @@ def test_five_times_what_the_token_can_do(installation: Installation, shim_modul
     goodput = len(served) / OVERLOAD_S / CAPACITY_PER_S
     codes = Counter(one.code for one in ended)
     print(f"goodput {goodput:.2f}; served within {_told([o.took_s for o in served])}; {codes}")
-    assert codes.keys() == {"OK", "RESOURCE_EXHAUSTED"}
+    assert codes.keys() <= {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+    # A machine with far too much to do may cost the token a worker, which is replaced.
+    assert codes["UNAVAILABLE"] < len(ended) / 20
     assert goodput > 0.3
     for one in (some, others):
         assert _share(served, one.ended) > 0.25
