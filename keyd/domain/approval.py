@@ -70,6 +70,11 @@ def expiry_text(at: datetime) -> str:
     return at.astimezone(UTC).strftime(_TIME)
 
 
+def expiry_time(text: str) -> datetime:
+    """The inverse of `expiry_text`. Raises: ValueError."""
+    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
+
+
 def sealed(statement: Statement, key: OfficerKey, signature: bytes) -> bytes:
     """The envelope to hand in; `signature` is in the form that TUF stores."""
     return dsse.encode(Envelope(PAYLOAD_TYPE, statement.encode(), key.fingerprint, signature))

@@ -32,6 +32,25 @@ class QuorumRule:
         return ", ".join([f"{self.threshold} {noun}", *of_groups])
 
 
+def rule_text(rule: QuorumRule) -> str:
+    """A rule with its name, as log entries write it, e.g. "root: 3 officers"."""
+    return f"{rule.name}: {rule.words()}"
+
+
+def rule_of_text(text: str) -> QuorumRule:
+    """The inverse of `rule_text`. Raises: ValueError."""
+    name, _, words = text.rpartition(": ")
+    count, *of_groups = words.split(", ")
+    groups = {}
+    for each in of_groups:
+        least, _, group = each.removeprefix("at least ").partition(" from ")
+        groups[group] = int(least)
+    rule = QuorumRule(name, int(count.split(" ")[0]), groups)
+    if rule_text(rule) != text:
+        raise ValueError(f"no rule reads {text!r}")
+    return rule
+
+
 @dataclass(frozen=True)
 class Tally:
     """Where one rule stands. `missing` counts persons, `missing_groups` those of a group.

@@ -13,6 +13,7 @@ from keyd.domain.audit import Entry, Event, Fields
 from keyd.domain.operations import Operation, SignMetadata
 from keyd.domain.payload import parse
 from keyd.domain.policy import Action, Caller
+from keyd.domain.quorum import rule_text
 from keyd.domain.records_quorum import Approval, Proposal, ProposalState
 from keyd.errors import (
     AlreadyExists,
@@ -267,7 +268,7 @@ def _proposal(world: World, tx: Transaction, wish: _Wish) -> Proposal:
         "operation": proposal.operation.decode(),
         "payload_sha256": proposal.payload_sha256,
         "officer": proposal.officer,
-        "rules": [f"{rule.name}: {rule.words()}" for rule in rules],
+        "rules": [rule_text(rule) for rule in rules],
         "officers_sha256": proposal.officers_sha256,
         "policy_revision": proposal.policy_revision,
         "expires": approval.expiry_text(proposal.expires_at),

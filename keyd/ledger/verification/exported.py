@@ -16,6 +16,7 @@ from keyd.domain.records import IntentState
 from keyd.errors import InvalidRequest, KeydError, NotFound
 from keyd.ledger.verification.entries import Fields, differing, parse, place_of
 from keyd.ledger.verification.export import CHECKPOINT, ENTRIES, KEYS, PAYLOADS
+from keyd.ledger.verification.officer_story import OfficerStory, concerns_officers
 from keyd.ledger.verification.report import Report
 
 _ABOUT_A_VERSION = (
@@ -33,7 +34,7 @@ def verify_export(directory: Path, log_key: LogKey) -> Report:
 
     The tree over the entries is the checkpoint's; no version has two payloads; every signature was
     announced before it was made; and, as far as payloads were exported, verifies under the key
-    that the log registered.
+    that the log registered. Officers' approvals verify under their keys, and are enough.
 
     Raises: NotFound (EXPORT_INCOMPLETE). All else is in the report.
     """
@@ -47,6 +48,7 @@ def verify_export(directory: Path, log_key: LogKey) -> Report:
         frontier.append(merkle.leaf_hash(line))
         story.take(index, parse(line))
     report.log_size, report.root = frontier.size, frontier.root()
+    story.finish()
     report.open_intents = story.open_intents
     _check_head(directory, log_key, report)
     return report
@@ -132,10 +134,15 @@ class _Story:
         self._open: dict[int, Fields] = {}
         self._unknown: dict[int, Fields] = {}
         self._registered: dict[str, object] = {}
+        self._officers = OfficerStory("", report)
 
     @property
     def open_intents(self) -> int:
         return len(self._open)
+
+    def finish(self) -> None:
+        """Note what is still owed at the end."""
+        self._officers.finish()
 
     def take(self, index: int, fields: Fields | None) -> None:
         where = f"entry {index}"
@@ -147,11 +154,15 @@ class _Story:
             self._report.flaw(where, "a log begins with its genesis, once")
         try:
             self._follow(where, index, fields)
-        except (TypeError, ValueError):
-            self._report.flaw(where, "its members have other types than entries have")
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError, KeydError):
+            self._report.flaw(where, "its members are not those that such entries have")
 
     def _follow(self, where: str, index: int, fields: Fields) -> None:
         event = fields.get("event")
+        if event == Event.GENESIS:
+            self._officers = OfficerStory(str(fields.get("ledger_id")), self._report)
+        if concerns_officers(fields):
+            self._officers.follow(index, fields)
         if event in (Event.KEY_CREATED, Event.KEY_ADOPTED):
             self._registered[str(fields.get("key"))] = fields.get("key_sha256")
         if event in _ABOUT_A_VERSION:

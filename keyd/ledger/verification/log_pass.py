@@ -17,7 +17,7 @@ from keyd.domain.checkpoint import LogKey, verify_checkpoint
 from keyd.domain.records import IntentState
 from keyd.errors import InvalidRequest
 from keyd.ledger.verification.entries import Fields, parse, place_of
-from keyd.ledger.verification.officer_checks import EVENTS
+from keyd.ledger.verification.officer_story import concerns_officers
 from keyd.ledger.verification.report import Progress, Report
 from keyd.ledger.verification.rotation_facts import ROTATION_EVENTS, RotationFacts, note_rotation
 
@@ -170,6 +170,8 @@ def _note(facts: LogFacts, index: int, fields: Fields | None, report: Report) ->
     event = fields.get("event")
     if (index == 0) != (event == Event.GENESIS):
         report.flaw(f"entry {index}", "a log begins with its genesis, once")
+    if concerns_officers(fields):
+        facts.officers[index] = fields
     try:
         _remember(facts, index, str(event), fields)
     except (TypeError, ValueError):
@@ -191,8 +193,8 @@ def _remember(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
             facts.repositories[str(fields.get("repository"))] = fields
         case Event.METADATA_IMPORTED:
             facts.imported[_place(fields)] = fields
-        case _ if event in EVENTS:
-            _note_officers(facts, index, event, fields)
+        case Event.RESERVATION_VOIDED:
+            facts.voided[int(fields.get("intent", -1))] = fields
         case _ if event in _ANNOUNCEMENTS:
             _note_announcement(facts, index, event, fields)
         case _ if event in _ENDS:
@@ -209,13 +211,6 @@ def _note_rotation(facts: LogFacts, index: int, event: str, fields: Fields) -> N
         facts.owed[index] = Owed.RESERVATION
     if event in ROTATION_EVENTS:
         note_rotation(facts.rotations, index, event, fields)
-
-
-def _note_officers(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
-    if event == Event.RESERVATION_VOIDED:
-        facts.voided[int(fields.get("intent", -1))] = fields
-    else:
-        facts.officers[index] = fields
 
 
 def _place(fields: Fields) -> tuple[str, str, int, int]:

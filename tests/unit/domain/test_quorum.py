@@ -17,7 +17,14 @@ from keyd.domain.officers import (
     OfficerSet,
     OfficerState,
 )
-from keyd.domain.quorum import QuorumRule, rules_digest, tally, unreachable
+from keyd.domain.quorum import (
+    QuorumRule,
+    rule_of_text,
+    rule_text,
+    rules_digest,
+    tally,
+    unreachable,
+)
 
 
 def key(number: int, state: OfficerKeyState = OfficerKeyState.ACTIVE) -> OfficerKey:
@@ -167,3 +174,24 @@ def test_the_rule_in_words() -> None:
     assert QuorumRule("r", 3, {"qa": 1, "ops": 2}).words() == (
         "3 officers, at least 2 from ops, at least 1 from qa"
     )
+
+
+NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}", fullmatch=True)
+
+
+@given(
+    st.text(min_size=1, max_size=20), st.integers(1, 99), st.dictionaries(NAMES, st.integers(1, 9))
+)
+def test_rules_are_read_back_from_log_entries(
+    name: str, threshold: int, groups: dict[str, int]
+) -> None:
+    rule = QuorumRule(name, threshold, groups)
+    assert rule_of_text(rule_text(rule)) == rule
+
+
+@pytest.mark.parametrize(
+    "text", ["", "base", "base: 2 officer", "base: 2 officers, 1 from qa", "base: two officers"]
+)
+def test_other_texts_are_no_rules(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no rule reads|invalid literal"):
+        rule_of_text(text)
