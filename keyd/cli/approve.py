@@ -49,19 +49,26 @@ def approve(
     pin_fd: int | None,
     payload: Path | None,
     trusted: Path | None,
+    without_difference: bool,
     confirm: str | None,
     as_json: bool,
 ) -> None:
     """Approve a statement file offline, with your own key.
 
     Digest and difference are computed from the bytes in the file, or from your own copies of them.
-    No network is used.
+    The trusted version is the daemon's word unless you give your own. No network is used.
     """
     found, officer = cases.decode(path)
     case = cases.with_own_files(found, payload, trusted)
     decision = Decision.REJECT if reject else Decision.APPROVE
     statement = Statement(officer, decision, case.basis)
-    envelope = decided(case, statement, confirm, opener(key, module, key_id, pin_fd))
+    envelope = decided(
+        case,
+        statement,
+        confirm,
+        opener(key, module, key_id, pin_fd),
+        without_difference=without_difference,
+    )
     write_file(out, envelope)
     data = {"proposal": case.basis.proposal, "decision": decision.value, "envelope": str(out)}
     emit(as_json, data, f"{out}: hand it in with keyd proposal import {out}")

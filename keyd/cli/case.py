@@ -16,11 +16,14 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+from keyd.cli import case_officers
+from keyd.cli.case_officers import officer_changes
 from keyd.cli.metadata_files import read_document, read_file
 from keyd.domain import operations
 from keyd.domain.approval import Basis, expiry_text
 from keyd.domain.digest_words import digest_words
-from keyd.domain.operations import Operation, SignMetadata
+from keyd.domain.officers import OfficerSet
+from keyd.domain.operations import ChangeOfficer, Operation, SignMetadata, officer_digest
 from keyd.domain.payload import Payload, parse
 from keyd.domain.payload_changes import payload_changes
 from keyd.domain.quorum import QuorumRule, rules_digest
@@ -35,29 +38,35 @@ _WORDS_IN_A_ROW = 4
 
 @dataclass(frozen=True)
 class Case:
-    """One proposal as it lies before an officer. `trusted` b"": nothing to compare with."""
+    """One proposal as it lies before an officer.
+
+    `trusted` b"": nothing to compare with, `omitted` if the daemon had something that was too large
+    to send. `officers` None: nobody listed them.
+    """
 
     basis: Basis
     operation: bytes
     payload: bytes
     trusted: bytes
     rules: tuple[QuorumRule, ...]
+    omitted: bool = False
+    officers: OfficerSet | None = None
 
 
 @dataclass(frozen=True)
 class Judged:
     """What the bytes say. `digest` is what officers compare by voice, 32 bytes: the payload's, or
-    the operation's where nothing is signed."""
+    the operation's where nothing is signed. `doubts` say why `changes` may not be all of them."""
 
     case: Case
     operation: Operation
     digest: bytes
     changes: tuple[str, ...]
+    doubts: tuple[str, ...]
 
     def lines(self) -> tuple[str, ...]:
         """For the person who decides; printable ASCII."""
         basis = self.case.basis
-        trusted = self.case.trusted
         return (
             f"proposal   {plain(basis.proposal)}",
             f"daemon     {plain(basis.daemon)}",
@@ -65,17 +74,33 @@ class Judged:
             f"SHA-256    {_grouped(self.digest)}",
             *_rows(self.digest),
             *(f"rule       {plain(rule.words())} ({plain(rule.name)})" for rule in self.case.rules),
+            f"officers   {self._people()}",
             f"expires    {plain(basis.expires)}",
-            *self._compared(trusted),
+            *self._compared(),
+            *(f"WARNING    {each}" for each in self.doubts),
         )
 
-    def _compared(self, trusted: bytes) -> tuple[str, ...]:
-        if not isinstance(self.operation, SignMetadata):
+    def _people(self) -> str:
+        """Who may decide, if their list was there to be hashed."""
+        found = self.case.officers
+        if found is None:
+            return f"not listed; {plain(self.case.basis.officers_sha256)} is the daemon's word"
+        names = ", ".join(plain(each.name) for each in found.able)
+        return f"{names} (SHA-256 {found.digest[:16]}, computed here)"
+
+    def _compared(self) -> tuple[str, ...]:
+        if not isinstance(self.operation, SignMetadata | ChangeOfficer):
             return ()
-        against = hashlib.sha256(trusted).hexdigest() if trusted else "nothing"
+        against = self._against(self.operation)
         nothing_changed = ("  (nothing)",)
         indented = tuple(f"  {line}" for line in self.changes) or nothing_changed
         return (f"changes against {against}:", *indented)
+
+    def _against(self, operation: SignMetadata | ChangeOfficer) -> str:
+        if isinstance(operation, ChangeOfficer):
+            return f"the officer {operation.before[:16]}" if operation.before else "nothing"
+        trusted = self.case.trusted
+        return hashlib.sha256(trusted).hexdigest() if trusted else "nothing"
 
     def data(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -85,12 +110,13 @@ class Judged:
             "digest": self.digest.hex(),
             "digest_words": list(digest_words(self.digest)),
             "changes": list(self.changes),
+            "doubts": list(self.doubts),
             "basis": asdict(self.case.basis),
         }
 
 
-def case_of(answer: GetProposalResponse) -> Case:
-    """A case as a daemon tells it.
+def case_of(answer: GetProposalResponse, officers: OfficerSet | None) -> Case:
+    """A case as a daemon tells it, and whom it calls officers.
 
     Raises: InvalidRequest (DIGEST_MISMATCH) when the daemon's digests are not those of the bytes.
     """
@@ -110,7 +136,15 @@ def case_of(answer: GetProposalResponse) -> Case:
         policy_revision=found.policy_revision,
         expires=expiry_text(found.expire_time.ToDatetime(UTC)),
     )
-    return Case(basis, found.operation, answer.payload, answer.trusted, rules)
+    return Case(
+        basis,
+        found.operation,
+        answer.payload,
+        answer.trusted,
+        rules,
+        answer.trusted_omitted,
+        officers,
+    )
 
 
 def with_own_files(case: Case, payload: Path | None, trusted: Path | None) -> Case:
@@ -141,7 +175,10 @@ def judge(case: Case) -> Judged:
         (digest.hex(), basis.operation_sha256, "operation"),
         (rules_digest(case.rules), basis.rules_sha256, "rules"),
     ]
+    if case.officers is not None:
+        checks.append((case.officers.digest, basis.officers_sha256, "list of officers"))
     changes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     if isinstance(operation, SignMetadata):
         if not case.payload:
             raise InvalidRequest(
@@ -158,12 +195,36 @@ def judge(case: Case) -> Judged:
         if before is not None:
             checks.append((before.signed["_type"], payload.signed["_type"], "trusted version"))
         changes = payload_changes(before, payload)
+        doubts = _doubts(case, operation, before)
     else:
         checks.append(("", basis.payload_sha256, "payload"))
+    if isinstance(operation, ChangeOfficer):
+        known = case.officers.get(operation.person.name) if case.officers is not None else None
+        changes = officer_changes(known, operation.person)
+        if case.officers is not None:
+            checks.append((officer_digest(known) if known else "", operation.before, "officer"))
+        elif operation.before:
+            doubts = ("the officers are not listed: what changes of this one is not known",)
     for own, stated, what in checks:
         if own != stated:
             raise _mismatch(f"its {what} is {own}, where {stated} is stated")
-    return Judged(case, operation, digest, changes)
+    return Judged(case, operation, digest, changes, doubts)
+
+
+def _doubts(case: Case, operation: SignMetadata, before: Payload | None) -> tuple[str, ...]:
+    """Why the difference may not tell what is new for clients."""
+    if before is None:
+        if operation.version == 1:
+            return ()
+        why = "the daemon left it out, it is too large" if case.omitted else "the daemon has none"
+        subject = f"the trusted version before {plain(operation.role)} {operation.version}"
+        return (f"{subject} is not here ({why}): what is new in it is NOT KNOWN",)
+    version = before.signed["version"]
+    if operation.role == "root" and version != operation.version - 1:
+        return (
+            f"root {operation.version} is compared with root {version}, which it does not follow",
+        )
+    return ()
 
 
 def encode(case: Case, officer: str) -> bytes:
@@ -179,6 +240,8 @@ def encode(case: Case, officer: str) -> bytes:
             {"name": rule.name, "threshold": rule.threshold, "groups": dict(rule.groups)}
             for rule in case.rules
         ],
+        "trusted_omitted": case.omitted,
+        "officers": case_officers.to_json(case.officers),
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -203,6 +266,8 @@ def decode(path: Path) -> tuple[Case, str]:
             _bytes(document["payload"]),
             _bytes(document["trusted"]),
             rules,
+            bool(document["trusted_omitted"]),
+            case_officers.of_json(document["officers"]),
         )
         return case, str(document["officer"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:

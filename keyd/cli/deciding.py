@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from keyd.cli.case import Case, judge
+from keyd.cli.case import Case, Judged, judge
 from keyd.cli.officer_keys import checked, opened
 from keyd.cli.output import say
 from keyd.cli.remote import confirm_name
 from keyd.domain.approval import Decision, Statement, sealed
-from keyd.domain.officers import OfficerKeyKind
+from keyd.domain.officers import OfficerKey, OfficerKeyKind
+from keyd.errors import InvalidRequest, NotAllowed
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,6 +57,12 @@ _CONFIRM = click.option(
     "--confirm", metavar="NAME", help="The proposal's name once more, instead of being asked."
 )
 
+_BLIND = click.option(
+    "--without-difference",
+    is_flag=True,
+    help="Approve although what is new in it cannot be computed here.",
+)
+
 
 def key_options(command: Command) -> Command:
     """Options that name an officer's key."""
@@ -66,18 +73,29 @@ def key_options(command: Command) -> Command:
 
 def deciding_options(command: Command) -> Command:
     """Options of every command by which an officer decides."""
-    for option in reversed((*_KEY_OPTIONS, *_FILE_OPTIONS, _CONFIRM)):
+    for option in reversed((*_KEY_OPTIONS, *_FILE_OPTIONS, _BLIND, _CONFIRM)):
         command = option(command)
     return command
 
 
-def decided(case: Case, statement: Statement, confirm: str | None, key: Callable[[], Any]) -> bytes:
+def decided(
+    case: Case,
+    statement: Statement,
+    confirm: str | None,
+    key: Callable[[], Any],
+    *,
+    without_difference: bool,
+) -> bytes:
     """Show the case as its bytes have it, have the name typed, sign: returns the envelope.
 
-    `key` opens the officer's key. Raises: KeydError, click.UsageError.
+    `key` opens the officer's key. Raises: KeydError, InvalidRequest (DIFFERENCE_UNKNOWN) when
+    somebody would approve what nobody can see, click.UsageError.
     """
-    for line in judge(case).lines():
+    judged = judge(case)
+    for line in judged.lines():
         say(line)
+    if statement.decision is Decision.APPROVE and not without_difference:
+        _check_seen(judged)
     word = {Decision.APPROVE: "approved", Decision.REJECT: "rejected"}[statement.decision]
     confirm_name(
         case.basis.proposal,
@@ -87,7 +105,29 @@ def decided(case: Case, statement: Statement, confirm: str | None, key: Callable
     with key() as signer:
         if signer.public.kind is OfficerKeyKind.FILE:
             say("warning: a key in a file is for development only")
+        _check_holder(case, statement.officer, signer.public)
         return sealed(statement, signer.public, checked(signer, statement.to_be_signed()))
+
+
+def _check_seen(judged: Judged) -> None:
+    if judged.doubts:
+        raise InvalidRequest(
+            "DIFFERENCE_UNKNOWN",
+            f"{judged.doubts[0]}; give your own copy by --trusted FILE, or say that you know what "
+            "you approve by --without-difference",
+        )
+
+
+def _check_holder(case: Case, officer: str, key: OfficerKey) -> None:
+    """Tell whoever is offline what the daemon would say later."""
+    if case.officers is None:
+        return
+    person = case.officers.get(officer)
+    if person is None or person.active_key(key.fingerprint) is None:
+        raise NotAllowed(
+            "OFFICER_KEY_UNKNOWN",
+            f"{officer!a} approves with no such key as {key.fingerprint[:16]}: nothing was signed",
+        )
 
 
 def opener(key: str, module: Path | None, key_id: bytes, pin_fd: int | None) -> Callable[[], Any]:

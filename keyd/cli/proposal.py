@@ -9,7 +9,8 @@ import click
 
 from keyd.cli import case as cases
 from keyd.cli import proposing
-from keyd.cli.case import plain
+from keyd.cli.case import Case, plain
+from keyd.cli.case_officers import listed
 from keyd.cli.deciding import decided, deciding_options, opener
 from keyd.cli.metadata_files import read_file, write_file
 from keyd.cli.options import examples, json_option
@@ -121,10 +122,8 @@ def show(
 ) -> None:
     """Show what a proposal does, computed here from its bytes, and who is missing."""
     with connect(profile) as client, progress(f"fetching {name}"):
-        answer = client.proposals.get(name)
-    case = cases.with_own_files(cases.case_of(answer), payload, trusted)
-    judged = cases.judge(case)
-    found = answer.proposal
+        case, found = _case(client, name)
+    judged = cases.judge(cases.with_own_files(case, payload, trusted))
     text = "\n".join((*judged.lines(), _standing_text(found)))
     emit(as_json, {"proposal": as_dict(found), "judged": judged.data()}, text)
 
@@ -162,15 +161,18 @@ def _decide(
     officer: str,
     payload: Path | None,
     trusted: Path | None,
+    without_difference: bool,
     confirm: str | None,
     profile: str,
     as_json: bool,
     **key: Any,
 ) -> None:
     with connect(profile) as client:
-        case = cases.with_own_files(cases.case_of(client.proposals.get(name)), payload, trusted)
+        case = cases.with_own_files(_case(client, name)[0], payload, trusted)
         statement = Statement(officer, decision, case.basis)
-        envelope = decided(case, statement, confirm, opener(**key))
+        envelope = decided(
+            case, statement, confirm, opener(**key), without_difference=without_difference
+        )
         show_standing(client.proposals.decide(name, envelope), as_json)
 
 
@@ -185,7 +187,7 @@ def _decide(
 def statement(*, name: str, officer: str, out: Path, profile: str, as_json: bool) -> None:
     """Write everything an officer needs to decide offline (keyd approve) into a file."""
     with connect(profile) as client, progress(f"fetching {name}"):
-        case = cases.case_of(client.proposals.get(name))
+        case, _ = _case(client, name)
     digest = cases.judge(case).digest.hex()
     write_file(out, cases.encode(case, officer))
     emit(as_json, {"proposal": name, "officer": officer, "file": str(out), "digest": digest}, "")
@@ -211,7 +213,7 @@ def import_envelope(*, envelope: Path, profile: str, as_json: bool) -> None:
 def execute(*, name: str, confirm: str | None, profile: str, as_json: bool) -> None:
     """Do what an approved proposal says."""
     with connect(profile) as client:
-        judged = cases.judge(cases.case_of(client.proposals.get(name)))
+        judged = cases.judge(_case(client, name)[0])
         confirm_name(name, confirm, f"This will {plain(judged.operation.words())}.")
         show_standing(client.proposals.execute(name), as_json)
 
@@ -224,6 +226,14 @@ def cancel(*, name: str, profile: str, as_json: bool) -> None:
     """Take a proposal back."""
     with connect(profile) as client:
         show_standing(client.proposals.cancel(name), as_json)
+
+
+def _case(client: Client, name: str) -> tuple[Case, Proposal]:
+    """A proposal to be judged; the officers of now are not those of one that is over."""
+    answer = client.proposals.get(name)
+    found = answer.proposal
+    stands = label(found, "state") == "OPEN" and not found.stale
+    return cases.case_of(answer, listed(client) if stands else None), found
 
 
 def propose(client: Client, operation: operations.Operation, as_json: bool) -> None:

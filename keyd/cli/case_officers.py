@@ -1,0 +1,52 @@
+"""Who decides, as an officer's tool knows it: a list that it hashes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from keyd.domain.officers import Officer, OfficerSet, officer_json, officer_of
+from keyd.rpc.convert_officers import officer_in
+from keyd.rpc.fields import Fields
+from keyd_client import Client
+from keyd_client.errors import NotAllowed
+
+
+def listed(client: Client) -> OfficerSet | None:
+    """All officers that the daemon names; None if this caller may not ask. Raises: KeydError."""
+    try:
+        found = client.officers.list().officers
+    except NotAllowed:
+        return None
+    fields = Fields()
+    people = tuple(officer_in(fields, f"/officers/{n}", each) for n, each in enumerate(found))
+    fields.check()
+    return OfficerSet(people)
+
+
+def to_json(officers: OfficerSet | None) -> list[dict[str, Any]] | None:
+    """For a statement file."""
+    return None if officers is None else [officer_json(each) for each in officers.officers]
+
+
+def of_json(value: Any) -> OfficerSet | None:
+    """The inverse of `to_json`. Raises: KeyError, TypeError, ValueError."""
+    return None if value is None else OfficerSet(tuple(officer_of(each) for each in value))
+
+
+def officer_changes(before: Officer | None, after: Officer) -> tuple[str, ...]:
+    """What a change does to a person, one line for each member that differs."""
+    known = dict(_members(before)) if before is not None else {}
+    wanted = dict(_members(after))
+    gone = [f"- {name}: {known[name]}" for name in known if known[name] != wanted.get(name)]
+    new = [f"+ {name}: {wanted[name]}" for name in wanted if known.get(name) != wanted[name]]
+    return (*gone, *new)
+
+
+def _members(person: Officer) -> Iterator[tuple[str, str]]:
+    yield "state", person.state.value
+    yield "groups", ", ".join(sorted(person.groups)) or "none"
+    yield "calls as", ", ".join(sorted(person.principals)) or "nobody"
+    for key in person.keys:
+        name = f"key {key.fingerprint}"
+        yield name, f"{key.scheme.value}, {key.kind.value}, {key.state.value}"
