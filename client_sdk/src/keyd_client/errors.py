@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keyd_client.pending import PendingApproval
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,14 @@ class ChangeNotConfirmed(PolicyViolation):
 
 class ApprovalRequired(KeydClientError):
     """A quorum of officers must approve the operation."""
+
+
+class ApprovalPending(ApprovalRequired):
+    """It is proposed; `pending` waits for officers and then does what was refused."""
+
+    def __init__(self, refusal: ApprovalRequired, pending: PendingApproval) -> None:
+        super().__init__(refusal.reason, refusal.message, details=refusal.details)
+        self.pending = pending
 
 
 class ProposalEnded(KeydClientError):

@@ -13,6 +13,7 @@ from keyd_client.client import shared_client
 from keyd_client.errors import (
     ApprovalRequired,
     BackendUnavailable,
+    ChangeNotConfirmed,
     DeadlineExceeded,
     Exhausted,
     NotAllowed,
@@ -20,7 +21,7 @@ from keyd_client.errors import (
     PolicyViolation,
 )
 from keyd_client.profile import Profile
-from keyd_client.signer import KeydSigner
+from keyd_client.signer import Confirm, KeydSigner
 
 Delegator = Root | Targets
 # What one key of several may suffer without stopping the others.
@@ -59,12 +60,13 @@ class Keyring:
 
         All keys of the first delegator sign, of the second (root N for root N+1) as many as it
         takes. Keys that cannot sign now are passed over if thresholds are reached without them.
-        `change` is the digest of the root change that was read. Raises: PolicyViolation
-        (THRESHOLD_NOT_REACHED, or what the rules refuse).
+        `change` is the digest of the root change that was read. Raises: ApprovalRequired,
+        PolicyViolation (THRESHOLD_NOT_REACHED, or what the rules refuse).
         """
         payload = metadata.signed_bytes
         metadata.signatures.clear()
         troubles: list[str] = []
+        unapproved: ApprovalRequired | None = None
         for key in _to_sign(role, payload, metadata.signatures, delegators):
             signer = self._signer(key)
             if signer is None:
@@ -75,10 +77,14 @@ class Keyring:
                 signature = (bound.confirming(change) if change else bound).sign(payload)
             except _ONE_KEYS_TROUBLE as trouble:
                 troubles.append(f"{signer.key}: {trouble}")
+                if isinstance(trouble, ApprovalRequired):
+                    unapproved = unapproved or trouble
             else:
                 metadata.signatures[key.keyid] = signature
         for delegator in delegators:
             result = delegator.get_verification_result(role, payload, metadata.signatures)
+            if not result and unapproved is not None:
+                raise unapproved
             if not result:
                 raise PolicyViolation(
                     "THRESHOLD_NOT_REACHED",
@@ -86,6 +92,17 @@ class Keyring:
                     f"{result.threshold} signatures; they are recorded: take_recorded({role!r}) "
                     f"completes them once the other keys can sign ({'; '.join(troubles)})",
                 )
+
+    def confirmed_root_change(self, payload: bytes, confirm: Confirm | None) -> bytes:
+        """The digest of a root change that `confirm` was shown. Raises: ChangeNotConfirmed."""
+        shown = self._client.check_metadata(payload, repository=self._repository, role=Root.type)
+        if shown.change_sha256 and not (confirm and confirm(tuple(shown.change))):
+            raise ChangeNotConfirmed(
+                "CHANGE_NOT_CONFIRMED",
+                "the root change was not confirmed: give KeydRepository a confirm_root_change that "
+                "shows it to somebody",
+            )
+        return shown.change_sha256
 
     def _signer(self, key: Key) -> KeydSigner | None:
         if key.keyid not in self._signers:

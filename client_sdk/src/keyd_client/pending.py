@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from keyd_client.api.proposals import Proposals
 from keyd_client.errors import (
+    ApprovalPending,
     ApprovalRequired,
     DeadlineExceeded,
+    NotAllowed,
     ProposalEnded,
 )
 from keyd_client.messages import label
@@ -75,6 +78,43 @@ class PendingApproval:
     def _end(self, reason: str, words: str) -> None:
         message = f"proposal {self.proposal} {words}"
         raise ProposalEnded(reason, message, details={"proposal": self.proposal})
+
+
+def proposed(refusal: ApprovalRequired, key: str, payload: bytes, proposals: Proposals) -> None:
+    """Raise the refusal of `key` anew, in one line with the name of an open proposal.
+
+    As it is if this caller may not propose. Raises: ApprovalRequired, KeydClientError.
+    """
+    if refusal.reason != "APPROVAL_REQUIRED":
+        raise refusal
+    try:
+        name = proposals.propose(refusal, payload).name
+    except NotAllowed:
+        raise refusal from None
+    rule = refusal.details.get("rule", "")
+    raise ApprovalRequired(
+        refusal.reason,
+        f"{rule} must agree to proposal {name} first: keyd proposal show {name}",
+        details={**refusal.details, "proposal": name, "key": key},
+    ) from refusal
+
+
+@contextmanager
+def awaitable(proposals: Proposals, sign: Callable[[str], MetadataSignature]) -> Iterator[None]:
+    """Make a refusal of `proposed` one that can be waited for; `sign` takes the key's name.
+
+    Raises: ApprovalPending.
+    """
+    try:
+        yield
+    except ApprovalRequired as refusal:
+        told = refusal.details
+        if not {"proposal", "key"} <= told.keys():
+            raise
+        wait = PendingApproval(
+            told["proposal"], told.get("rule", ""), proposals, lambda: sign(told["key"])
+        )
+        raise ApprovalPending(refusal, wait) from refusal
 
 
 def pending(

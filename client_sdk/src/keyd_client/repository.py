@@ -30,13 +30,13 @@ from keyd_client.client import shared_client
 from keyd_client.errors import (
     AlreadyExists,
     AnswerMismatch,
-    ChangeNotConfirmed,
     Equivocation,
     InvalidRequest,
     PolicyViolation,
 )
 from keyd_client.keyring import Delegator, Keyring
-from keyd_client.messages import label
+from keyd_client.messages import MetadataSignature, label
+from keyd_client.pending import awaitable
 from keyd_client.profile import Profile
 from keyd_client.roles import EXPIRY, TOP_LEVEL, RoleKeys, delegated_by, delegates, unborn
 from keyd_client.signer import Confirm
@@ -103,8 +103,9 @@ class KeydRepository(Repository):
     def close(self, role: str, md: Metadata[Any]) -> None:
         """Bump, set the expiry, have it signed, stage it; a timestamp publishes all that is staged.
 
-        Raises: Equivocation (root, or somebody else signs this repository right now),
-        ChangeNotConfirmed, PolicyViolation, NotAllowed, BackendUnavailable.
+        Raises: ApprovalPending (its `pending.wait` goes on with this edit), Equivocation (root, or
+        somebody else signs this repository right now), ChangeNotConfirmed, PolicyViolation,
+        NotAllowed, BackendUnavailable.
         """
         if role == Root.type and not md.signed.consistent_snapshot:
             raise InvalidRequest(
@@ -114,15 +115,12 @@ class KeydRepository(Repository):
         md.signed.version += 1
         md.signed.expires = datetime.now(UTC).replace(microsecond=0) + lifetime
         try:
-            self._sign(role, md)
+            self._finish(role, md)
         except Equivocation as taken:
             if role == Root.type or "next_version" not in taken.details:
                 raise
             md.signed.version = int(taken.details["next_version"])
-            self._sign(role, md)
-        self._stage(role, md)
-        if role == Timestamp.type:
-            self._release()
+            self._finish(role, md)
 
     @property
     def targets_infos(self) -> dict[str, MetaFile]:
@@ -292,24 +290,27 @@ class KeydRepository(Repository):
 
     # --- signing --------------------------------------------------------------------------------
 
+    def _finish(self, role: str, md: Metadata[Any]) -> None:
+        def go_on(key: str) -> MetadataSignature:
+            self._finish(role, md)
+            return self._client.sign_metadata(
+                key, md.signed_bytes, repository=self._name, role=role
+            )
+
+        with awaitable(self._client.proposals, go_on):
+            self._sign(role, md)
+        self._stage(role, md)
+        if role == Timestamp.type:
+            self._release()
+
     def _sign(self, role: str, md: Metadata[Any]) -> None:
         if role != Root.type:
             self._keyring.sign(role, md, [self._delegator(role)])
         elif md.signed.version == 1:
             self._keyring.sign(role, md, [md.signed])
         else:
-            change = self._confirmed_change(md.signed_bytes)
+            change = self._keyring.confirmed_root_change(md.signed_bytes, self._confirm)
             self._keyring.sign(role, md, [md.signed, self.root()], change)
-
-    def _confirmed_change(self, payload: bytes) -> bytes:
-        shown = self._client.check_metadata(payload, repository=self._name, role=Root.type)
-        if shown.change_sha256 and not (self._confirm and self._confirm(tuple(shown.change))):
-            raise ChangeNotConfirmed(
-                "CHANGE_NOT_CONFIRMED",
-                "the root change was not confirmed: give KeydRepository a confirm_root_change that "
-                "shows it to somebody",
-            )
-        return shown.change_sha256
 
     def _give(self, root: Root, role: str, keys: RoleKeys) -> None:
         for keyid in list(root.roles[role].keyids):

@@ -15,7 +15,12 @@ from securesystemslib.signer import (
 )
 
 from keyd_client import uri
-from keyd_client.errors import ChangeNotConfirmed, InvalidRequest, NotAllowed
+from keyd_client.errors import (
+    ApprovalRequired,
+    ChangeNotConfirmed,
+    InvalidRequest,
+    NotAllowed,
+)
 
 if TYPE_CHECKING:
     from keyd_client.client import Client
@@ -30,7 +35,8 @@ class KeydSigner(Signer):
 
     Nothing is read or opened before `sign`, which connects again whenever it must. A signer never
     changes, holds no connection, and may be shared between threads, copied and pickled. `sign`
-    raises `keyd_client.errors.KeydClientError`.
+    raises `keyd_client.errors.KeydClientError`. Where officers have to agree first, it proposes the
+    payload and raises ApprovalRequired with the proposal's name.
     """
 
     SCHEME = uri.SCHEME
@@ -161,11 +167,17 @@ class KeydSigner(Signer):
             )
 
         try:
-            return attempt(self._confirmed_change)
-        except ChangeNotConfirmed:
-            if self._confirm is None:
-                raise
-            return attempt(self._ask(client, payload, self._confirm))
+            try:
+                return attempt(self._confirmed_change)
+            except ChangeNotConfirmed:
+                if self._confirm is None:
+                    raise
+                return attempt(self._ask(client, payload, self._confirm))
+        except ApprovalRequired as refusal:
+            from keyd_client.pending import proposed  # noqa: PLC0415
+
+            proposed(refusal, self._key, payload, client.proposals)
+            raise
 
     def _ask(self, client: Client, payload: bytes, confirm: Confirm) -> bytes:
         shown = client.check_metadata(
