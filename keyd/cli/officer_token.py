@@ -115,30 +115,31 @@ def opened_token(
     try:
         fleet.wait_settled(_START_S)
         token = fleet.get(_NAME)
-        _unlock(token, pin_fd)
+        _unlock(token, pin_fd, address)
         yield TokenSigner(token, _chosen(token.inventory(_SIGN_S), key_id))
     finally:
         fleet.stop()
 
 
-def _unlock(token: WorkerToken, pin_fd: int | None) -> None:
+def _unlock(token: WorkerToken, pin_fd: int | None, address: str) -> None:
     status = token.status()
     if status.state is not TokenState.PIN_REQUIRED:
         raise BackendUnavailable(
             "OFFICER_TOKEN_UNUSABLE", f"the token is {status.state.value}: {status.detail}"
         )
-    pin = _pin(pin_fd, status.label)
+    # What the token calls itself is read once it is unlocked, not before.
+    pin = _pin(pin_fd, address)
     try:
         token.unlock(pin, _SIGN_S)
     finally:
         pin[:] = bytes(len(pin))
 
 
-def _pin(pin_fd: int | None, label: str) -> bytearray:
+def _pin(pin_fd: int | None, address: str) -> bytearray:
     """From an open descriptor, or typed: no argument, variable or file ever holds it."""
     if pin_fd is None:
         return bytearray(
-            click.prompt(f"PIN of the token {label!a}", hide_input=True, err=True).encode()
+            click.prompt(f"PIN of the token {address!a}", hide_input=True, err=True).encode()
         )
     with open(pin_fd, "rb", closefd=True) as file:  # noqa: PTH123 - takes a descriptor
         pin = file.read(_PIN_MAX_BYTES + 1).removesuffix(b"\n")
