@@ -6,22 +6,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from keyd.domain.officers import Officer, OfficerSet, officer_json, officer_of
+from keyd.domain.quorum import BASE, QuorumRule, needs_outsider
 from keyd.rpc.convert_officers import officer_in
 from keyd.rpc.fields import Fields
 from keyd_client import Client
 from keyd_client.errors import NotAllowed
+from keyd_client.messages import ListOfficersResponse
 
 
 def listed(client: Client) -> OfficerSet | None:
     """All officers that the daemon names; None if this caller may not ask. Raises: KeydError."""
     try:
-        found = client.officers.list().officers
+        return officers_of(client.officers.list())
     except NotAllowed:
         return None
+
+
+def officers_of(answer: ListOfficersResponse) -> OfficerSet:
+    """The officers in an answer. Raises: KeydError."""
     fields = Fields()
-    people = tuple(officer_in(fields, f"/officers/{n}", each) for n, each in enumerate(found))
+    people = tuple(
+        officer_in(fields, f"/officers/{number}", each)
+        for number, each in enumerate(answer.officers)
+    )
     fields.check()
     return OfficerSet(people)
+
+
+def advice(answer: ListOfficersResponse) -> str:
+    """What to keep in reserve, so that the loss of one officer can be mended; "" if nothing."""
+    rule = QuorumRule(BASE, answer.base_threshold)
+    if not answer.base_threshold or not needs_outsider(rule, officers_of(answer)):
+        return ""
+    return (
+        "if one officer is lost, all others must agree to the replacement, and who proposes it "
+        "does not count: keep a caller who may propose and is none of the officers"
+    )
 
 
 def to_json(officers: OfficerSet | None) -> list[dict[str, Any]] | None:

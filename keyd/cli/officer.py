@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from keyd.cli.case import plain
+from keyd.cli.case_officers import advice
 from keyd.cli.deciding import key_options, opener
 from keyd.cli.metadata_files import read_file, write_file
 from keyd.cli.officer_keys import FILE_PREFIX, write_key_file
@@ -265,7 +266,12 @@ def _show(found: ListOfficersResponse, as_json: bool) -> None:
     ]
     text = table(("NAME", "STATE", "GROUPS", "CALLS AS", "KEYS"), rows)
     rule = f"base rule: {found.base_threshold} officers" if found.base_threshold else ""
-    data = {"officers": dicts(found.officers), "base_threshold": found.base_threshold}
-    emit(
-        as_json, data | {"officers_sha256": found.officers_sha256.hex()}, f"{text}\n{rule}".strip()
-    )
+    reserve = advice(found)
+    data = {
+        "officers": dicts(found.officers),
+        "base_threshold": found.base_threshold,
+        "officers_sha256": found.officers_sha256.hex(),
+        "advice": reserve,
+    }
+    note = f"note: {reserve}" if reserve else ""
+    emit(as_json, data, "\n".join(filter(None, (text, rule, note))))

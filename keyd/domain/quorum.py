@@ -117,6 +117,20 @@ def unreachable(
     )
 
 
+def needs_outsider(rule: QuorumRule, officers: OfficerSet) -> bool:
+    """Whether, once some person is lost, only somebody who is no officer can have them replaced.
+
+    Neither who is lost nor who proposes the replacement counts. Officers without principals never
+    propose as themselves.
+    """
+    callers = [officer.name for officer in officers.able if officer.principals]
+    for lost in officers.able:
+        others = [name for name in callers if name != lost.name]
+        if others and all(unreachable([rule], officers, {lost.name, name}) for name in others):
+            return True
+    return False
+
+
 def _lacking(rule: QuorumRule, persons: Sequence[Officer]) -> tuple[int, dict[str, int]]:
     needed = rule.threshold if rule.threshold > 0 else len(persons) + 1
     groups = {

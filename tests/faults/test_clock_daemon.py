@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +22,13 @@ import pytest
 from google.protobuf.message import Message
 
 from keyd.backends.config import TokenConfig
+from keyd.cli.case import case_of
 from keyd.domain import canonical
+from keyd.domain.officers import OfficerSet
+from keyd.ledger.verification.verify import verify_ledger
+from keyd.rpc.convert_officers import officers_out
+from keyd_client import PendingApproval
+from keyd_client.errors import ApprovalRequired, ProposalEnded
 from keyd_protos.v1 import (
     keys_pb2,
     keys_pb2_grpc,
@@ -33,7 +39,8 @@ from keyd_protos.v1 import (
 )
 from tests.daemon import OPAQUE_KEY, REPOSITORY, TOKEN, Installation
 from tests.faults.shim import put_shim
-from tests.recording import check_disk, check_entries, entries_of
+from tests.officers import person
+from tests.recording import Recorder, check_disk, check_entries, entries_of
 from tests.running import Daemon
 from tests.serving import Refusal
 from tests.tally import Promise, tallied
@@ -342,3 +349,36 @@ def test_days_of_the_calendar(moved: Moved, channel: grpc.Channel, start: str) -
         assert promptly(channel, request(2, good)) == "signed"
         check_sound(daemon)
     assert check_disk(moved.installation.ledger, moved.installation.anchor)
+
+
+def test_an_expired_proposal_is_over(moved: Moved) -> None:
+    """Approved in time, or approved too late: after its end it allows nothing."""
+    installation = moved.installation
+    people = {name: person(name) for name in ("alice", "bob", "carol")}
+    with moved.serve() as daemon, installation.client() as client:
+        daemon.wait_for("daemon_ready")
+        officers = OfficerSet(tuple(each.officer for each in people.values()))
+        client.officers.enrol_first(officers_out(officers), 2)
+        recorder = Recorder(client, REPOSITORY)
+        root = recorder.writer.root(2, days=370)
+        change = recorder.change_digest(root)
+        pending = client.sign_or_propose(
+            "root-1", canonical.encode(root), role="root", confirmed_change=change
+        )
+        assert isinstance(pending, PendingApproval)
+        basis = case_of(client.proposals.get(pending.proposal), None).basis
+        client.proposals.decide(pending.proposal, people["alice"].envelope(basis))
+        assert daemon.stop() == 0
+    with moved.serve(31 * DAY_S) as daemon, installation.client() as client:
+        daemon.wait_for("daemon_ready")
+        late = replace(pending, _proposals=client.proposals)
+        with pytest.raises(ProposalEnded, match="PROPOSAL_EXPIRED"):
+            late.wait(5)
+        with pytest.raises(ApprovalRequired, match=r"PROPOSAL_STALE.*has expired"):
+            client.proposals.decide(pending.proposal, people["bob"].envelope(basis))
+        with pytest.raises(ApprovalRequired, match="APPROVAL_REQUIRED"):
+            Recorder(client, REPOSITORY).sign("root-1", "root", root, change)
+        shown = installation.keyd("proposal", "list")
+        assert "expired" in shown.out
+        assert daemon.stop() == 0
+    assert verify_ledger(installation.ledger).sound

@@ -355,3 +355,26 @@ def test_a_signer_names_the_proposal_in_one_line(court: Court) -> None:
     )
     court.approve(proposal.name)
     assert bound.sign(payload).keyid == recorder.public_key("root-1").keyid
+
+
+def test_a_loss_that_nobody_could_propose_to_mend_is_told_beforehand(
+    installation: Installation,
+) -> None:
+    with served(installation) as (daemon, client):
+        people = {
+            "alice": person("alice", principals=["unix:admin"]),
+            "bob": person("bob", principals=["unix:release"]),
+            "carol": person("carol"),
+        }
+        officers = OfficerSet(tuple(each.officer for each in people.values()))
+        client.officers.enrol_first(officers_out(officers), 2)
+        court = Court(installation, client, people)
+        told = "keep a caller who may propose and is none of the officers"
+        assert told in installation.keyd("officer", "list").out
+        checks = installation.keyd("doctor", "--json").json["checks"]
+        [found] = [check for check in checks if check["name"] == "officers"]
+        assert (found["verdict"], told in found["message"]) == ("warn", True)
+        lost = people["carol"]
+        with pytest.raises(KeydClientError, match="QUORUM_UNREACHABLE"):
+            court.propose(ChangeOfficer.to(lost.with_new_key().officer, lost.officer))
+        assert daemon.stop() == 0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
+from keyd.cli.case_officers import advice, officers_of
 from keyd.cli.diagnosis.certificates import check_certificate
 from keyd.cli.diagnosis.finding import Check, failed, passed, skipped, warned
 from keyd.cli.remote import connect
@@ -62,6 +63,7 @@ def _ask(client: Client) -> Iterator[Check]:
     looks: tuple[tuple[str, _Asking], ...] = (
         ("tokens", _tokens_and_keys),
         ("repositories", _repositories),
+        ("officers", _officers),
         ("audit log", _log),
     )
     for name, look in looks:
@@ -127,6 +129,19 @@ def _repositories(client: Client, _tokens: Sequence[Token]) -> Iterator[Check]:
 
 def _expired(role: RoleState, now: datetime) -> bool:
     return role.HasField("expire_time") and role.expire_time.ToDatetime(UTC) <= now
+
+
+def _officers(client: Client, _tokens: Sequence[Token]) -> Iterator[Check]:
+    found = client.officers.list(timeout_s=_TIMEOUT_S)
+    able = officers_of(found).able
+    if not found.base_threshold:
+        yield passed("officers", "none: whoever administers loosens rules alone")
+    elif reserve := advice(found):
+        fix = "enrol one officer more, or give that caller ProposalService.CreateProposal"
+        yield warned("officers", reserve, fix)
+    else:
+        told = f"{found.base_threshold} of {len(able)} decide, and the loss of one can be mended"
+        yield passed("officers", told)
 
 
 def _log(client: Client, _tokens: Sequence[Token]) -> Iterator[Check]:

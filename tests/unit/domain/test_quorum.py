@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -19,6 +20,7 @@ from keyd.domain.officers import (
 )
 from keyd.domain.quorum import (
     QuorumRule,
+    needs_outsider,
     rule_of_text,
     rule_text,
     rules_digest,
@@ -195,3 +197,26 @@ def test_rules_are_read_back_from_log_entries(
 def test_other_texts_are_no_rules(text: str) -> None:
     with pytest.raises(ValueError, match=r"no rule reads|invalid literal"):
         rule_of_text(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "threshold", "callers", "needed"),
+    [
+        # Three with 2 of 3: who is left must both approve, and neither can propose.
+        (3, 2, 3, True),
+        (3, 2, 1, True),
+        (3, 2, 0, False),
+        (4, 2, 4, False),
+        (4, 3, 4, True),
+        (5, 3, 5, False),
+        (2, 1, 2, True),
+    ],
+)
+def test_whether_a_loss_needs_a_proposer_from_outside(
+    count: int, threshold: int, callers: int, needed: bool
+) -> None:
+    people = tuple(
+        replace(each, principals=frozenset({f"unix:{each.name}"} if n < callers else ()))
+        for n, each in enumerate(officers(count).officers)
+    )
+    assert needs_outsider(QuorumRule("base", threshold), OfficerSet(people)) is needed
