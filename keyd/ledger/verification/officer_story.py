@@ -189,10 +189,9 @@ class OfficerStory:
         expected = {
             "kind": operation.kind,
             "officer": proposer.name if proposer else "",
-            "payload_sha256": getattr(operation, "payload_sha256", "")
-            if operation.kind == "sign_metadata"
-            else "",
         }
+        if isinstance(operation, SignMetadata):
+            expected["payload_sha256"] = operation.payload_sha256
         if wrong := differing(entry, expected):
             self._report.flaw(where, f"it differs in {wrong} from what it follows from")
         if basis.officers_sha256 != self.officers.digest:
