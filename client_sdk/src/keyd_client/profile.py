@@ -84,33 +84,45 @@ class Credentials:
 
 def directories() -> tuple[Path, ...]:
     """Where profiles are searched, first match first."""
-    own = os.environ.get("KEYD_PROFILE_DIR")
-    user = _user_directory(os.environ.get("XDG_CONFIG_HOME"), os.environ.get("HOME"))
-    return (Path(own), user, SYSTEM_DIRECTORY) if own else (user, SYSTEM_DIRECTORY)
-
-
-@lru_cache(maxsize=4)
-def _user_directory(*_environment: str | None) -> Path:
-    """Wanted before every call: worked out once for what the environment says."""
-    import platformdirs  # noqa: PLC0415 - keeps `import keyd_client` cheap
-
-    return platformdirs.user_config_path("keyd")
+    return _directories(*_environment())
 
 
 def find(name: str) -> Path:
     """The file of the profile `name`. Raises: ProfileError."""
-    if not valid_name(name):
-        raise ProfileError("PROFILE_NAME_INVALID", f"{name!r} is no profile name")
-    searched = directories()
-    for directory in searched:
-        path = directory / f"{name}.toml"
-        # Another user's directory, as after a plain su, is as good as none.
-        if os.access(path, os.F_OK) and path.is_file():
+    searched = _places(name, *_environment())
+    for path in searched:
+        # Another user's directory, as after a plain su, is as good as none: isfile never raises.
+        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file does
             return path
     raise ProfileError(
         "PROFILE_NOT_FOUND",
-        f"no {name}.toml in {', '.join(map(str, searched))}; create it or set KEYD_PROFILE_DIR",
+        f"no {name}.toml in {', '.join(str(path.parent) for path in searched)}; create it or set "
+        "KEYD_PROFILE_DIR",
     )
+
+
+def _environment() -> tuple[str | None, str | None, str | None]:
+    environment = os.environ
+    return (
+        environment.get("KEYD_PROFILE_DIR"),
+        environment.get("XDG_CONFIG_HOME"),
+        environment.get("HOME"),
+    )
+
+
+@lru_cache(maxsize=64)
+def _places(name: str, *environment: str | None) -> tuple[Path, ...]:
+    """Wanted before every call: worked out once for what the environment says."""
+    if not valid_name(name):
+        raise ProfileError("PROFILE_NAME_INVALID", f"{name!r} is no profile name")
+    return tuple(directory / f"{name}.toml" for directory in _directories(*environment))
+
+
+def _directories(own: str | None, *_user: str | None) -> tuple[Path, ...]:
+    import platformdirs  # noqa: PLC0415 - keeps `import keyd_client` cheap
+
+    user = platformdirs.user_config_path("keyd")
+    return (Path(own), user, SYSTEM_DIRECTORY) if own else (user, SYSTEM_DIRECTORY)
 
 
 def load(path: Path) -> Profile:
