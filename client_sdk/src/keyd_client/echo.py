@@ -10,13 +10,14 @@ from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_pem_public_key,
 )
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
-from securesystemslib.signer import Key, Signature
+from securesystemslib.signer import Key, Signature, SSlibKey
 
 from keyd_client.errors import AnswerMismatch, InvalidRequest
 from keyd_client.messages import Key as KeyMessage
@@ -103,10 +104,36 @@ def verified(key: Key, answer: Released, signed: bytes) -> Signature:
             f"key {key.keyid} is for {key.scheme}, the signature {answer.scheme}: import it again",
         )
     try:
-        key.verify_signature(signature, signed)
+        _reads_once(key).verify_signature(signature, signed)
     except (UnverifiedSignatureError, VerificationError) as error:
         raise AnswerMismatch(
             "SIGNATURE_INVALID",
             f"the signature does not verify with key {key.keyid}: import it again",
         ) from error
     return signature
+
+
+class _ReadOnce(SSlibKey):
+    """A key whose PEM is read once, which securesystemslib does at every verification.
+
+    If that calls the method otherwise one day, nothing is lost but the time.
+    """
+
+    _read: PublicKeyTypes | None = None
+
+    def _crypto_key(self) -> PublicKeyTypes:
+        if self._read is None:
+            self._read = super()._crypto_key()
+        return self._read
+
+
+def _reads_once(key: Key) -> Key:
+    """The same key, for verifying; a kind that we do not know stays as it is."""
+    if type(key) is not SSlibKey:
+        return key
+    return _read_once(key.keyid, key.keytype, key.scheme, str(key.keyval.get("public", "")))
+
+
+@lru_cache(maxsize=256)
+def _read_once(keyid: str, keytype: str, scheme: str, public: str) -> Key:
+    return _ReadOnce(keyid, keytype, scheme, {"public": public})

@@ -14,10 +14,10 @@ from typing import Any
 
 import grpc
 import pytest
-from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SSlibKey
 
 import keyd_client
-from keyd_client import KeydSigner, errors, launcher
+from keyd_client import KeydSigner, echo, errors, launcher
 from keyd_protos.v1 import keys_pb2, signing_pb2
 from tests.unit.sdk.scripted_daemon import Refusal, ScriptedDaemon
 
@@ -107,6 +107,25 @@ def test_threads_share_one_signer(signer: KeydSigner) -> None:
             pool.map(lambda n: signer.sign(str(n).encode()), range(32))
         ):
             signer.public_key.verify_signature(signature, str(number).encode())
+
+
+def test_a_public_key_is_read_once(signer: KeydSigner, monkeypatch: pytest.MonkeyPatch) -> None:
+    signer.sign(b"1")
+    read = list[bytes]()
+    monkeypatch.setattr("securesystemslib.signer._key.load_pem_public_key", read.append)
+    signer.sign(b"2")
+    assert not read
+
+
+def test_keys_that_share_an_id_are_not_mistaken(daemon: ScriptedDaemon) -> None:
+    """What was read of one key verifies nothing for another one of the same id."""
+    released = daemon.released(signing_pb2.MetadataToSign(key="root-1", payload=b"payload"))
+    ours = daemon.signers["root-1"].public_key
+    theirs = daemon.add_key("root-2").public_key
+    echo.verified(ours, released, b"payload")
+    other = SSlibKey(ours.keyid, theirs.keytype, theirs.scheme, dict(theirs.keyval))
+    with pytest.raises(errors.AnswerMismatch, match="SIGNATURE_INVALID"):
+        echo.verified(other, released, b"payload")
 
 
 def test_an_opaque_key_signs_by_its_own_call(profile: str, daemon: ScriptedDaemon) -> None:
