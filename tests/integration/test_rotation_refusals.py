@@ -53,7 +53,7 @@ REFUSED: Mapping[str, tuple[str, Wanted]] = {
         one("timestamp", add=(WantedKey("fresh", "nowhere"),)),
     ),
     "a stolen threshold of root": (
-        "OLD_THRESHOLD_UNREACHABLE",
+        "ROOT_THRESHOLD_COMPROMISED",
         Wanted(
             "EMERGENCY",
             "demo",

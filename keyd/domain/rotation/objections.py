@@ -10,7 +10,8 @@ from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.entering import entering, same_people
 from keyd.domain.rotation.found import graded, refused
 from keyd.domain.rotation.standing import KeyFacts, Standing
-from keyd.domain.trust import TOP_LEVEL, KeySet
+from keyd.domain.rotation.theft import old_root
+from keyd.domain.trust import KeySet
 from keyd.errors import Finding
 
 _DEAD = (KeyState.COMPROMISED, KeyState.DESTROYED)
@@ -24,7 +25,7 @@ def objections(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -
     if not roles:
         yield refused("ROTATION_EMPTY", "nothing changes: name keys, thresholds or an expiry")
     if changes.changes or changes.kind is RotationKind.RENEW_ROOT:
-        yield from _reachable(changes, standing)
+        yield from old_root(changes, standing)
     for change in changes.changes:
         yield from _role(change, changes, standing)
     yield from _stolen(changes, standing)
@@ -43,29 +44,6 @@ def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator
                 "ROTATION_VERSION_PENDING",
                 f"{role} {standing.pending[role]} is bound and misses signatures: finish it first",
             )
-
-
-def _reachable(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
-    """The old threshold of root, where root is signed (TUF 5.3.4, 6.1)."""
-    touches_root = changes.kind is RotationKind.RENEW_ROOT or any(
-        change.role in TOP_LEVEL for change in changes.changes
-    )
-    for old in standing.lists("root") if touches_root else ():
-        dead = [k for k in _known(old, standing) if _is_dead(k, changes)]
-        alive = frozenset(old.fingerprints.values()) - {k.fingerprint for k in dead}
-        missing = old.missing(alive)
-        if not missing:
-            continue
-        names = ", ".join(key.label for key in dead) or "listed in no form that can be verified"
-        yield refused(
-            "OLD_THRESHOLD_UNREACHABLE",
-            f"root needs {old.threshold} of its present keys and {missing} are lost for ever "
-            f"({names}): clients must be given a new trust anchor out of band",
-        )
-
-
-def _known(keys: KeySet, standing: Standing) -> list[KeyFacts]:
-    return [standing.named(fp) for fp in dict.fromkeys(keys.fingerprints.values())]
 
 
 def _is_dead(key: KeyFacts, changes: ChangeSet) -> bool:
