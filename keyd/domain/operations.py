@@ -162,6 +162,27 @@ class StartRotation:
         return f"start the rotation of {self.repository} with plan {self.plan_sha256}"
 
 
+@dataclass(frozen=True)
+class UseCompromisedKey:
+    """Let a key that is marked compromised sign one root payload, and nothing else.
+
+    The way out when lost keys leave too few others; `key_sha256` is the key's fingerprint.
+    """
+
+    kind: ClassVar[str] = "use_compromised_key"
+    repository: str
+    key: str
+    key_sha256: str
+    payload_sha256: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return (
+            f"let compromised key {self.key} ({self.key_sha256[:16]}) sign the root payload "
+            f"{self.payload_sha256[:16]} of {self.repository}"
+        )
+
+
 Operation = (
     SignMetadata
     | ChangeKeyState
@@ -171,6 +192,7 @@ Operation = (
     | ChangeOfficer
     | SetBaseRule
     | StartRotation
+    | UseCompromisedKey
 )
 _KINDS: dict[str, type[Operation]] = {
     kind.kind: kind
@@ -183,6 +205,7 @@ _KINDS: dict[str, type[Operation]] = {
         ChangeOfficer,
         SetBaseRule,
         StartRotation,
+        UseCompromisedKey,
     )
 }
 _STATE_METHODS = {
@@ -243,6 +266,8 @@ def action(operation: Operation) -> Action:
         return Action("SigningService.SignMetadata", operation.repository, operation.role)
     if isinstance(operation, ChangeKeyState):
         return Action(_STATE_METHODS[operation.after], key=operation.key)
+    if isinstance(operation, UseCompromisedKey):
+        return Action("SigningService.SignMetadata", operation.repository, "root", operation.key)
     if isinstance(operation, SetRoleRules):
         return Action("RepositoryService.SetRoleRules", operation.repository, operation.role)
     if isinstance(operation, VoidReservation):

@@ -208,6 +208,7 @@ class RepositoryView:
     - `delegated_elsewhere`: roles that the payload delegates anew and another role delegates
       already, with that role's name; bins by their name prefix.
     - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED).
+    - `compromised`: those of them that officers may still let sign a root that removes them.
     - `in_recovery`: a recorded fast-forward recovery is under way; referenced versions may go down.
     """
 
@@ -229,6 +230,7 @@ class RepositoryView:
     delegated_material: frozenset[str] = frozenset()
     delegated_elsewhere: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
+    compromised: frozenset[str] = frozenset()
     in_recovery: bool = False
 
     def rules_of(self, role: str) -> RoleRules:

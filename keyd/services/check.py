@@ -56,7 +56,7 @@ def _check(world: World, view: View, caller: Caller, request: SigningRequest) ->
     judgement = judge(reading.question(world), evidence)
     findings = (
         *_bound_findings(view, reading, judgement),
-        *_key_findings(reading, judgement),
+        *_key_findings(view, reading, judgement),
     )
     refusing = any(finding.severity is Severity.REFUSE for finding in findings)
     change = judgement.change
@@ -83,11 +83,11 @@ def _bound_findings(view: View, reading: Reading, judgement: Judgement) -> tuple
     return (*joining_findings(view, reading), *judgement.warnings)
 
 
-def _key_findings(reading: Reading, judgement: Judgement) -> tuple[Finding, ...]:
+def _key_findings(view: View, reading: Reading, judgement: Judgement) -> tuple[Finding, ...]:
     if reading.key is None:
         return ()
     try:
-        check_usable(reading.key, reading.role.name, reading.payload, judgement.required)
+        check_usable(view, reading.key, reading.role, reading.payload, judgement.required)
     except KeydError as refused:
         return (Finding("A2", refused.reason, "", refused.message, details={"kind": "key"}),)
     return ()

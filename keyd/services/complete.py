@@ -93,7 +93,7 @@ def _withdrawn(tx: Transaction, reserved: Reserved) -> KeydError | None:
     if key is None or key.state is prepared.key.state:
         return None
     try:
-        check_usable(key, prepared.role.name, prepared.payload, prepared.required)
+        check_usable(tx, key, prepared.role, prepared.payload, prepared.required)
     except KeydError as refused:
         return refused
     return None

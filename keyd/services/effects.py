@@ -13,6 +13,7 @@ from keyd.domain.operations import (
     Operation,
     SetBaseRule,
     SetRoleRules,
+    UseCompromisedKey,
     VoidReservation,
 )
 from keyd.domain.records import Reservation, ReservationState
@@ -44,6 +45,8 @@ def perform(world: World, tx: Transaction, operation: Operation, principal: str)
             tx.put_setting(ACCEPTED_POLICY, operation.revision)
         case ChangeKeyState():
             _change_key(world, tx, operation, principal)
+        case UseCompromisedKey():
+            _check_use(tx, operation)  # the executed proposal itself is what signing looks for
         case _:
             raise InvalidRequest(
                 "NOT_EXECUTABLE",
@@ -112,6 +115,14 @@ def _change_key(world: World, tx: Transaction, operation: ChangeKeyState, princi
     if new is KeyState.DESTROYED:
         check_dispensable(tx, key.fingerprint)
     put_state(world, tx, key, new, principal=principal, comment="by quorum")
+
+
+def _check_use(view: View, operation: UseCompromisedKey) -> None:
+    key = named(view, operation.key)
+    if (key.fingerprint, key.state) != (operation.key_sha256, KeyState.COMPROMISED):
+        raise PolicyViolation(
+            "KEY_CHANGED", f"key {key.name!r} is another, or {key.state.value}: propose it anew"
+        )
 
 
 def check_dispensable(view: View, fingerprint: str) -> None:

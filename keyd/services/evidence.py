@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from keyd.domain.delegations import Delegates, delegates, key_materials
 from keyd.domain.keys import Content, KeyState
@@ -83,7 +83,8 @@ def gather(
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
         delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
         delegated_elsewhere=_delegated_elsewhere(view, role, payload),
-        unusable=_unusable(view, repository.name, listed) if role.name == "root" else frozenset(),
+        unusable=_held(view, repository.name, role, listed, _UNUSABLE),
+        compromised=_held(view, repository.name, role, listed, (KeyState.COMPROMISED,)),
         in_recovery=role.name in ("snapshot", "timestamp") and in_recovery(view, repository.name),
     )
 
@@ -251,11 +252,16 @@ def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[st
     return {name: delegators[0] for name, delegators in others.items() if delegators}
 
 
-def _unusable(view: View, repository: str, listed: Iterable[str]) -> frozenset[str]:
+def _held(
+    view: View, repository: str, role: Role, listed: Iterable[str], states: Sequence[KeyState]
+) -> frozenset[str]:
+    """Keys here, of the payload and the trusted root, in one of the states; asked for root only."""
+    if role.name != "root":
+        return frozenset()
     root = trusted(view, repository, "root")
     fingerprints = {*listed, *(key_materials(root) if root else ())}
     held = (view.key_by_fingerprint(fingerprint) for fingerprint in fingerprints)
-    return frozenset(key.fingerprint for key in held if key and key.state in _UNUSABLE)
+    return frozenset(key.fingerprint for key in held if key and key.state in states)
 
 
 class _PayloadCache:

@@ -130,7 +130,7 @@ def _join(
         )
     if findings := joining_findings(view, reading):
         raise refusal(findings)
-    check_usable(key, role.name, reading.payload, reservation.required)
+    check_usable(view, key, role, reading.payload, reservation.required)
     return Prepared(
         caller=caller,
         request=reading.request,
@@ -150,7 +150,7 @@ def _judge(world: World, view: View, caller: Caller, reading: Reading, key: Key)
     judgement = judge(reading.question(world), evidence)
     if judgement.refusals:
         raise refusal(judgement.refusals)
-    check_usable(key, reading.role.name, reading.payload, judgement.required)
+    check_usable(view, key, reading.role, reading.payload, judgement.required)
     approved_signing(world, view, reading.role, reading.payload, key.name)
     return Prepared(
         caller=caller,

@@ -19,6 +19,7 @@ from keyd.domain.operations import (
     SetRoleRules,
     SignMetadata,
     StartRotation,
+    UseCompromisedKey,
     VoidReservation,
 )
 from keyd.domain.payload import Payload
@@ -31,7 +32,15 @@ from keyd.ports import Transaction, View
 from keyd.services.world import World
 
 # What loosens anything, or cannot be undone.
-_ALWAYS = (AcceptPolicy, ChangeOfficer, SetBaseRule, SetRoleRules, StartRotation, VoidReservation)
+_ALWAYS = (
+    AcceptPolicy,
+    ChangeOfficer,
+    SetBaseRule,
+    SetRoleRules,
+    StartRotation,
+    UseCompromisedKey,
+    VoidReservation,
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyd.domain.delegations import key_table
+from keyd.domain.delegations import key_materials, key_table
 from keyd.domain.difference import Change
 from keyd.domain.payload import Payload
 from keyd.domain.pointer import TOP, Path
@@ -13,7 +13,7 @@ from keyd.domain.rules.key_separation import check_content, check_owners, check_
 from keyd.domain.rules.objections import graded, invalid, refused
 from keyd.domain.rules.required import own_root_set, trusted_root_set
 from keyd.domain.rules.role_keys import ListedKeys, Listing, check_role_keys
-from keyd.domain.trust import TOP_LEVEL, Question, RepositoryView
+from keyd.domain.trust import TOP_LEVEL, KeySet, Question, RepositoryView
 from keyd.errors import Finding
 
 _ROOT_ROLE: Path = ((TOP, "roles"), "root")
@@ -61,17 +61,32 @@ def _check_keys(payload: Payload, view: RepositoryView) -> Iterator[Finding]:
 
 
 def _check_reachable(payload: Payload, view: RepositoryView) -> Iterator[Finding]:
-    """R7 (TUF 5.3.4, 6.1): enough keys that are not known to be lost can still sign."""
+    """R7 (TUF 5.3.4, 6.1): enough keys that are not known to be lost can still sign.
+
+    Of the old list so can compromised ones that leave, by leave of officers, while they are fewer
+    than a threshold: as many could sign any root in other hands, too.
+    """
     # The intended set of root 1 equals its own, or `_check_intended` refuses.
     old = trusted_root_set(view) if view.trusted_root is not None else None
     own = own_root_set(payload)
-    for keys, reason in ((old, "OLD_THRESHOLD_UNREACHABLE"), (own, "NEW_THRESHOLD_UNREACHABLE")):
+    both = (
+        (old, "OLD_THRESHOLD_UNREACHABLE", _dead_of_old(payload, view, old)),
+        (own, "NEW_THRESHOLD_UNREACHABLE", view.unusable),
+    )
+    for keys, reason, dead in both:
         if keys is None:
             continue
-        missing = keys.missing(frozenset(keys.fingerprints.values()) - view.unusable)
+        missing = keys.missing(frozenset(keys.fingerprints.values()) - dead)
         if missing:
             message = f"{keys.delegator} can reach its threshold only with {missing} more live keys"
             yield refused("R7", reason, _ROOT_ROLE, message)
+
+
+def _dead_of_old(payload: Payload, view: RepositoryView, old: KeySet | None) -> frozenset[str]:
+    stolen = view.compromised & frozenset(old.fingerprints.values() if old else ())
+    if old is None or not old.missing(stolen):
+        return view.unusable
+    return view.unusable - (stolen - frozenset(key_materials(payload)))
 
 
 def _check_intended(payload: Payload, view: RepositoryView) -> Iterator[Finding]:

@@ -22,11 +22,11 @@ from keyd.services.rotation.holders import holders
 from keyd.services.rotation.payloads import builder
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.progress import Progress, progress_of, recorded_rotation
-from keyd.services.rotation.proposing import propose
+from keyd.services.rotation.proposing import Trouble, ask_for_key, propose
 from keyd.services.rotation.rehearsing import rehearse, to_publish
 from keyd.services.rotation.reserving import SigningStep, StepNeedsApproval
 from keyd.services.rotation.retiring import confirm
-from keyd.services.rotation.signing import METHOD, Trouble, bound_file, sign_step
+from keyd.services.rotation.signing import METHOD, bound_file, sign_step
 from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
@@ -124,7 +124,7 @@ def _sign(
     except StepNeedsApproval as wanted:
         return False, [], (Trouble("officers", propose(world, caller, wanted)),)
     if outcome.file.content is None:
-        return False, [], outcome.troubles
+        return False, [], tuple(ask_for_key(world, caller, each) for each in outcome.troubles)
     failpoint(Failpoint.ROTATION_STEP_DONE)
     return True, [f"signed {step.subject} {outcome.file.version}"], outcome.troubles
 

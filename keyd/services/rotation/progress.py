@@ -12,9 +12,9 @@ from keyd.errors import NotFound
 from keyd.ports import View
 from keyd.services.rotation.holders import facts_of, holders
 from keyd.services.rotation.plans import plan_behind
-from keyd.services.rotation.proposing import asked_for
+from keyd.services.rotation.proposing import Trouble, asked_for
 from keyd.services.rotation.retiring import retire_time
-from keyd.services.rotation.signing import Trouble, bound_file, standing_words
+from keyd.services.rotation.signing import bound_file, standing_words
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def progress_of(view: View, rotation: Rotation, troubles: tuple[Trouble, ...] = 
     asked: tuple[str, ...] = ()
     if first is not None and first.role and rotation.state is RotationState.RUNNING:
         planned = plan.steps[first.number].version
-        asked = tuple(asked_for(view, rotation.repository, first.role, planned))
+        bound = files[first.number].digest if first.number in files else ""
+        asked = tuple(asked_for(view, rotation.repository, first.role, planned, bound))
     return Progress(
         rotation=rotation,
         steps=steps,

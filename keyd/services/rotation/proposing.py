@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from keyd.domain import operations
-from keyd.domain.operations import Operation, SignMetadata
+from keyd.domain.operations import Operation, SignMetadata, UseCompromisedKey
 from keyd.domain.policy import Caller
-from keyd.errors import ApprovalRequired
+from keyd.errors import ApprovalRequired, KeydError
 from keyd.ports import View
 from keyd.services import proposals
 from keyd.services.rotation.reserving import StepNeedsApproval
@@ -15,6 +16,28 @@ from keyd.services.world import World
 
 _LIFETIME_S = 14 * 86_400
 _ASKABLE = "APPROVAL_REQUIRED"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a key has not signed."""
+
+    key: str
+    error: KeydError
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.error}"
+
+
+def ask_for_key(world: World, caller: Caller, trouble: Trouble) -> Trouble:
+    """Open a proposal to let a compromised key sign, where that is the trouble."""
+    refused = trouble.error
+    if not isinstance(refused, ApprovalRequired) or refused.reason != _ASKABLE:
+        return trouble
+    operation = operations.decode(refused.details["operation"].encode())
+    if not isinstance(operation, UseCompromisedKey):
+        return trouble
+    return Trouble(trouble.key, ask(world, caller, refused, operation))
 
 
 def propose(world: World, caller: Caller, wanted: StepNeedsApproval) -> ApprovalRequired:
@@ -44,11 +67,17 @@ def ask(
     )
 
 
-def asked_for(view: View, repository: str, role: str, version: int) -> Iterator[str]:
-    """Open proposals to sign this version."""
+def asked_for(
+    view: View, repository: str, role: str, version: int, digest: str = ""
+) -> Iterator[str]:
+    """Open proposals to sign this version, or to let a compromised key sign the bound `digest`."""
     for proposal in view.open_proposals():
         operation = operations.decode(proposal.operation)
         if isinstance(operation, SignMetadata) and (
             (operation.repository, operation.role, operation.version) == (repository, role, version)
+        ):
+            yield proposal.name
+        if isinstance(operation, UseCompromisedKey) and (
+            (operation.repository, operation.payload_sha256) == (repository, digest)
         ):
             yield proposal.name

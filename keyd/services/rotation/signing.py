@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from keyd.domain import metadata_file
-from keyd.domain.keys import Key
+from keyd.domain.keys import Key, KeyState
 from keyd.domain.policy import Caller
 from keyd.domain.records import Reservation, ReservationState
 from keyd.domain.records_rotation import Rotation, RotationFile
@@ -21,7 +21,6 @@ from keyd.errors import (
     BackendUnavailable,
     DeadlineExceeded,
     Exhausted,
-    KeydError,
     NotAllowed,
     NotFound,
     PinRejected,
@@ -34,6 +33,7 @@ from keyd.services.reading import SigningRequest
 from keyd.services.repositories import existing
 from keyd.services.rotation.confirming import change_digest
 from keyd.services.rotation.files import listed_in_order, new_file, recorded_payload, signed_by
+from keyd.services.rotation.proposing import Trouble
 from keyd.services.rotation.reserving import SigningStep, reserve_step
 from keyd.services.sign import sign
 from keyd.services.token_call import Deadline
@@ -50,17 +50,6 @@ _ONE_KEYS_TROUBLE = (
     NotFound,
     PinRejected,
 )
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a key has not signed."""
-
-    key: str
-    error: KeydError
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.error}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +121,9 @@ def _to_sign(view: View, file: RotationFile) -> tuple[bytes, str, tuple[Key, ...
         if fingerprint not in made
     }
     held = (view.key_by_fingerprint(fingerprint) for fingerprint in listed)
-    return payload.raw, confirmed, tuple(key for key in held if key is not None)
+    # A compromised key is asked for only if the others were too few.
+    keys = sorted(filter(None, held), key=lambda key: key.state is KeyState.COMPROMISED)
+    return payload.raw, confirmed, tuple(keys)
 
 
 def _counts(view: View, *, file: RotationFile, key: Key) -> bool:

@@ -12,10 +12,11 @@ from keyd.domain.keys import KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Reservation, ReservationState, StoredSignature
 from keyd.domain.records_rotation import Rotation
-from keyd.errors import ApprovalRequired, InvalidRequest, NotAllowed
+from keyd.errors import InvalidRequest, NotAllowed
 from keyd.ports import Transaction, View
 from keyd.services.acceptance import accept, lacking
-from keyd.services.evidence import trusted
+from keyd.services.evidence import role_or_new, trusted
+from keyd.services.key_use import check_usable
 from keyd.services.rotation import receipts
 from keyd.services.rotation.files import recorded_payload
 from keyd.services.world import World
@@ -40,8 +41,8 @@ def upload(
 ) -> Uploaded:
     """Record a signature over the payload that the receipt stands for.
 
-    Raises: InvalidRequest (SIGNATURE_INVALID, ENVELOPE_MALFORMED), NotAllowed (KEY_NOT_IN_ROLE,
-    KEY_COMPROMISED), PolicyViolation (RECEIPT_INVALID).
+    Raises: InvalidRequest (SIGNATURE_INVALID, ENVELOPE_MALFORMED), NotAllowed (KEY_NOT_IN_ROLE),
+    ApprovalRequired (a compromised key), PolicyViolation (RECEIPT_INVALID).
     """
 
     def work(tx: Transaction) -> Uploaded:
@@ -49,7 +50,7 @@ def upload(
         payload = recorded_payload(tx, reservation.digest)
         fingerprint = _listed(reservation, keyid)
         _check_signature(tx, reservation, payload, keyid, signature)
-        _check_not_stolen(tx, fingerprint)
+        _check_not_stolen(tx, reservation, payload, fingerprint)
         made = {s.fingerprint for s in tx.signatures(reservation)}
         if fingerprint in made:
             return Uploaded(True, reservation.state is ReservationState.ACCEPTED)
@@ -114,14 +115,14 @@ def _key_objects(
         yield signed["keys"] if "keys" in signed else signed["delegations"]["keys"]
 
 
-def _check_not_stolen(view: View, fingerprint: str) -> None:
-    """A thief's signature looks like its owner's."""
+def _check_not_stolen(
+    view: View, reservation: Reservation, payload: Payload, fingerprint: str
+) -> None:
+    """A thief's signature looks like its owner's: it counts where officers let the key sign."""
     key = view.key_by_fingerprint(fingerprint)
     if key is not None and key.state is KeyState.COMPROMISED:
-        raise ApprovalRequired(
-            "KEY_COMPROMISED",
-            f"key {key.name!r} is marked compromised: its signatures count only under quorum",
-        )
+        role = role_or_new(view, reservation.repository, reservation.role)
+        check_usable(view, key, role, payload, reservation.required)
 
 
 def _entry(
