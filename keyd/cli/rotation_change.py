@@ -73,7 +73,8 @@ _OPTIONS = (
         "--lower",
         multiple=True,
         metavar="ROLE=VERSION",
-        help="fast-forward: the version that a role goes on from (repeatable).",
+        help="fast-forward: the version that a role goes on from, with the content of the one "
+        "below (repeatable).",
     ),
     click.option("--root-days", type=click.IntRange(1), help="Days until the new root expires."),
     click.option("--reason", default="", help="Why, for the record."),

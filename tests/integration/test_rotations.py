@@ -244,6 +244,36 @@ def test_driven_up_versions_go_on_lower(world: World, author: Author, tmp_path: 
     sound(world, tmp_path)
 
 
+def test_a_recovery_goes_on_with_the_content_below(
+    world: World, author: Author, tmp_path: Path
+) -> None:
+    """What the attacker signed is trusted by the ledger, and must not be what comes back."""
+    good = author.targets(2, targets={"good": {"length": 1, "hashes": {"sha256": "0" * 64}}})
+    evil = author.targets(90, targets={"evil": {"length": 1, "hashes": {"sha256": "1" * 64}}})
+    for listed, (version, payload) in enumerate(((2, good), (90, evil)), start=2):
+        author.sign("targets", "targets", payload)
+        author.sign("snapshot", "snapshot", author.snapshot(listed, targets=version))
+        author.sign("timestamp", "timestamp", author.timestamp(listed, listed))
+    wanted = replace(
+        rotation_of("targets", "targets", "targets-2", "FAST_FORWARD"), lower={"targets": 3}
+    )
+    wanted = replace(
+        wanted, roles=(*wanted.roles, rotation_of("snapshot", "snapshot", "snapshot-2").roles[0])
+    )
+    planned = planning.plan(world, ADMIN, wanted)
+    assert any("with the content of targets 2" in line for line in planned.lines)
+    far = planning.plan(world, ADMIN, replace(wanted, lower={"targets": 1}))
+    assert "RECOVERY_CONTENT_NEWEST" in [found.reason for found in far.findings]
+    name = carry_out(world, wanted).progress.rotation.name
+    files = {f.role: f for f in world.ledger.read(lambda view: view.rotation_files(name))}
+    content = json.loads(files["targets"].content or b"")["signed"]
+    assert (content["version"], set(content["targets"])) == (3, {"good"})
+    lowered = world.ledger.read(lambda view: view.role("demo", "targets"))
+    assert lowered is not None
+    assert (lowered.epoch, lowered.high_water) == (1, 3)
+    sound(world, tmp_path)
+
+
 def make_key_known(world: World, name: str) -> Key:
     key = world.ledger.read(lambda view: view.key(name))
     assert key is not None

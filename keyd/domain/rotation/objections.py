@@ -8,7 +8,7 @@ from keyd.domain.delegations import key_materials
 from keyd.domain.keys import KeyState
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.entering import entering, same_people
-from keyd.domain.rotation.found import graded, refused
+from keyd.domain.rotation.found import graded, refused, warned
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.domain.rotation.theft import old_root
 from keyd.domain.trust import KeySet
@@ -30,6 +30,7 @@ def objections(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -
         yield from _role(change, changes, standing)
     yield from _stolen(changes, standing)
     yield from _recovery(changes)
+    yield from _content(changes, standing)
 
 
 def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
@@ -132,4 +133,15 @@ def _recovery(changes: ChangeSet) -> Iterator[Finding]:
             yield refused(
                 "FAST_FORWARD_INCOMPLETE",
                 f"to lower {role}, the keys of {' and '.join(sorted(missing))} must change as well",
+            )
+
+
+def _content(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
+    """What was signed last may be what the attacker signed."""
+    for role in changes.lower:
+        if standing.starts.get(role) == 0:
+            yield warned(
+                "RECOVERY_CONTENT_NEWEST",
+                f"no {role} below {changes.lower[role]} is recorded: it goes on with the newest "
+                "content, which may be the attacker's; lower it to one above a good version",
             )

@@ -129,7 +129,9 @@ def _reasons(
     if own is not None and role != "root":
         yield "its keys changed"
     if role in changes.lower:
-        yield f"it goes on from {changes.lower[role]} in a new epoch"
+        start = standing.starts.get(role)
+        content = f", with the content of {role} {start}" if start else ""
+        yield f"it goes on from {changes.lower[role]} in a new epoch{content}"
     if role == "snapshot" and any(r not in TOP_LEVEL or r == "targets" for r in roles):
         yield "it lists the new targets metadata"
     if role == "timestamp" and "snapshot" in roles:

@@ -37,7 +37,8 @@ class Standing:
 
     `versions` are the next version of each role, `pending` versions that are bound and not yet
     accepted, by role. `imported`: it was registered from published roots, which are as they are.
-    `unseen` are roles that have metadata which is not at hand.
+    `unseen` are roles that have metadata which is not at hand. `starts` are the versions whose
+    content roles that are lowered go on with, 0 where none is recorded.
     """
 
     repository: str
@@ -53,6 +54,7 @@ class Standing:
     tokens: frozenset[str] = frozenset()
     imported: bool = False
     unseen: frozenset[str] = frozenset()
+    starts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def lenient(self) -> bool:

@@ -17,10 +17,11 @@ from keyd.domain.rotation.changes import NewKey, RoleChange
 from keyd.domain.trust import TOP_LEVEL
 from keyd.errors import InvalidRequest, PolicyViolation
 from keyd.ports import View
-from keyd.services.evidence import mark, rules_of, trusted
+from keyd.services.evidence import mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.reserving import Build
+from keyd.services.rotation.starts import content_below
 from keyd.services.world import World
 
 
@@ -34,6 +35,10 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
             raise PolicyViolation(
                 "ROTATION_STALE", f"nothing is trusted of {name} any more: plan the change anew"
             )
+        if lower := plan.change.lower.get(name):
+            # The role is in its new epoch here; what is trusted is of the old one.
+            recorded = role_or_new(view, rotation.repository, name)
+            before = content_below(view, recorded, lower) or before
         lifetime_s = plan.change.root_expires_s if name == "root" else 0
         # Root waits for people, who approve these bytes: they must be the same tomorrow.
         now = rotation.created_at if name == "root" else world.clock.now()

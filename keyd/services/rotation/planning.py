@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyd.domain import public_keys
 from keyd.domain.delegations import key_set, key_table
@@ -18,6 +18,7 @@ from keyd.ports import View
 from keyd.services.authorize import demand
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.standing import standing_of
+from keyd.services.rotation.starts import starts
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
 
@@ -45,6 +46,7 @@ def plan(world: World, caller: Caller, wanted: Wanted) -> Planned:
 def planned_now(world: World, view: View, wanted: Wanted) -> Plan:
     """The plan by what is recorded at this moment."""
     standing = standing_of(world, view, wanted.repository)
+    standing = replace(standing, starts=starts(view, wanted.repository, wanted.lower))
     return work_out(_resolved(standing, wanted), standing)
 
 
