@@ -10,6 +10,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
@@ -79,10 +80,7 @@ def state(versions: Mapping[str, int], rotated: frozenset[str]) -> dict[str, byt
     listed = {f"{role}.json": MetaFile(versions[role]) for role in ("targets", "team")}
     payloads: dict[str, Payload] = {
         "team": Targets(version=versions["team"]),
-        "targets": Targets(
-            version=versions["targets"],
-            delegations=Delegations({team.keyid: team}, {"team": entry}),
-        ),
+        "targets": Targets(version=versions["targets"], delegations=delegations),
         "snapshot": Snapshot(version=versions["snapshot"], meta=listed),
         "timestamp": Timestamp(
             version=versions["timestamp"], snapshot_meta=MetaFile(versions["snapshot"])
