@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from keyd.domain.audit import Checkpoint, Entry, Leaf
 from keyd.domain.keys import Key, KeySpec
@@ -93,6 +93,18 @@ class KeyBackend(Protocol):
 
     def release(self) -> None:
         """Lift a quarantine; the token is opened and checked anew."""
+
+
+@runtime_checkable
+class Destroys(Protocol):
+    """A backend that can delete key pairs."""
+
+    def destroy(self, key: Key, timeout_s: float) -> int:
+        """Delete the private and the public object of this pair; return how many there were.
+
+        None is a success: an earlier try went that far. Raises: as `KeyBackend`; NotFound,
+        InvalidRequest, SelfCheckFailed when the objects are not those of the recorded pair.
+        """
 
 
 class Tokens(Protocol):

@@ -30,7 +30,7 @@ _FRAME_WORK_S = 0.1
 _FIRST_ESTIMATE_S = 0.01
 _LEARNING = 0.2
 _WATCHDOG_SLACK_S = 10.0
-_SLOW = frozenset({"generate", "inventory"})
+_SLOW = frozenset({"destroy", "generate", "inventory"})
 
 Refusal = Callable[[], KeydError]
 Troubled = Callable[[Request, Failure], bool]

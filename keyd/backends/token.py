@@ -12,11 +12,12 @@ from keyd.backends.queue import QueueStatistics
 from keyd.backends.reconcile import to_found
 from keyd.backends.state import StateBoard
 from keyd.backends.supervisor import Supervisor
-from keyd.domain.keys import KeySpec
+from keyd.domain.keys import Key, KeySpec
 from keyd.domain.tokens import FoundKey, SignItem, TokenStatus
 from keyd.errors import InvalidRequest, KeydError, NotFound
 from keyd.ports import Late
 from keyd.wire.worker_pb2 import (
+    Destroy,
     Failure,
     Find,
     Generate,
@@ -35,7 +36,7 @@ _PART = 32
 
 
 class WorkerToken:
-    """A token that a supervised worker drives. Implements `keyd.ports.KeyBackend`."""
+    """A token that a supervised worker drives: `keyd.ports.KeyBackend` and `Destroys`."""
 
     def __init__(self, config: TokenConfig, board: StateBoard, supervisor: Supervisor) -> None:
         self._config = config
@@ -96,6 +97,16 @@ class WorkerToken:
         answer = self._one(Request(inventory=Inventory()), limit_s, timeout_s)
         self._supervisor.recheck()
         return tuple(map(self._found, answer.key_pairs.pairs))
+
+    def destroy(self, key: Key, timeout_s: float) -> int:
+        reference = KeyReference(
+            cka_id=key.cka_id, public_der=key.public_der, scheme=key.scheme.value
+        )
+        limit_s = self._config.generate_timeout_s
+        answer = self._one(Request(destroy=Destroy(key=reference)), limit_s, timeout_s)
+        self._supervisor.holdings.seen.discard((key.cka_id, key.public_der))
+        self._supervisor.recheck()
+        return answer.destroyed.objects
 
     def unlock(self, pin: bytearray | None, timeout_s: float) -> TokenStatus:
         return self._supervisor.unlock(pin, timeout_s)

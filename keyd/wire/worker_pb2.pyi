@@ -81,6 +81,7 @@ class Request(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     REOPEN_FIELD_NUMBER: _builtins.int
+    DESTROY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the daemon, unique within one worker's life; the answer repeats it."""
     @_builtins.property
@@ -99,6 +100,8 @@ class Request(_message.Message):
     def probe(self) -> Global___Probe: ...
     @_builtins.property
     def reopen(self) -> Global___Reopen: ...
+    @_builtins.property
+    def destroy(self) -> Global___Destroy: ...
     def __init__(
         self,
         *,
@@ -111,12 +114,13 @@ class Request(_message.Message):
         inventory: Global___Inventory | None = ...,
         probe: Global___Probe | None = ...,
         reopen: Global___Reopen | None = ...,
+        destroy: Global___Destroy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["find", b"find", "generate", b"generate", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "reopen", b"reopen", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destroy", b"destroy", "find", b"find", "generate", b"generate", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "reopen", b"reopen", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["find", b"find", "generate", b"generate", "id", b"id", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "reopen", b"reopen", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy", b"destroy", "find", b"find", "generate", b"generate", "id", b"id", "inventory", b"inventory", "kind", b"kind", "login", b"login", "open", b"open", "probe", b"probe", "reopen", b"reopen", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "login", "sign", "generate", "find", "inventory", "probe", "reopen"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "login", "sign", "generate", "find", "inventory", "probe", "reopen", "destroy"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -134,6 +138,7 @@ class Response(_message.Message):
     KEY_PAIR_FIELD_NUMBER: _builtins.int
     KEY_PAIRS_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
+    DESTROYED_FIELD_NUMBER: _builtins.int
     SPENT_US_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     spent_us: _builtins.int
@@ -152,6 +157,8 @@ class Response(_message.Message):
     def key_pairs(self) -> Global___KeyPairs: ...
     @_builtins.property
     def probed(self) -> Global___Probed: ...
+    @_builtins.property
+    def destroyed(self) -> Global___Destroyed: ...
     def __init__(
         self,
         *,
@@ -163,13 +170,14 @@ class Response(_message.Message):
         key_pair: Global___KeyPair | None = ...,
         key_pairs: Global___KeyPairs | None = ...,
         probed: Global___Probed | None = ...,
+        destroyed: Global___Destroyed | None = ...,
         spent_us: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "key_pair", b"key_pair", "key_pairs", b"key_pairs", "kind", b"kind", "logged_in", b"logged_in", "opened", b"opened", "probed", b"probed", "signed", b"signed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "failure", b"failure", "key_pair", b"key_pair", "key_pairs", b"key_pairs", "kind", b"kind", "logged_in", b"logged_in", "opened", b"opened", "probed", b"probed", "signed", b"signed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "id", b"id", "key_pair", b"key_pair", "key_pairs", b"key_pairs", "kind", b"kind", "logged_in", b"logged_in", "opened", b"opened", "probed", b"probed", "signed", b"signed", "spent_us", b"spent_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "failure", b"failure", "id", b"id", "key_pair", b"key_pair", "key_pairs", b"key_pairs", "kind", b"kind", "logged_in", b"logged_in", "opened", b"opened", "probed", b"probed", "signed", b"signed", "spent_us", b"spent_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["failure", "opened", "logged_in", "signed", "key_pair", "key_pairs", "probed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["failure", "opened", "logged_in", "signed", "key_pair", "key_pairs", "probed", "destroyed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -619,6 +627,50 @@ class Find(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Find: _TypeAlias = Find  # noqa: Y015
+
+@_typing.final
+class Destroy(_message.Message):
+    """Delete the private and the public object of exactly this pair; objects that are gone already do
+    not matter, objects of another pair do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___KeyReference: ...
+    def __init__(
+        self,
+        *,
+        key: Global___KeyReference | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Destroy: _TypeAlias = Destroy  # noqa: Y015
+
+@_typing.final
+class Destroyed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    objects: _builtins.int
+    """Objects that were deleted: 2, or fewer if some were gone before."""
+    def __init__(
+        self,
+        *,
+        objects: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["objects", b"objects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Destroyed: _TypeAlias = Destroyed  # noqa: Y015
 
 @_typing.final
 class KeyPair(_message.Message):

@@ -69,6 +69,11 @@ def group(seat: Seat, cka_id: bytes) -> Group:
         return _group(cka_id, seat.session(), _compared)
 
 
+def group_in(session: Session, cka_id: bytes) -> Group:
+    """As `group`, for changes: the objects belong to this session. Raises: PKCS11Error."""
+    return _group(cka_id, session, _compared)
+
+
 def groups(session: Session) -> Iterable[Group]:
     """Every key object of the token, grouped; certificates alone make no group."""
     found: defaultdict[bytes, Group] = defaultdict(lambda: Group(b""))

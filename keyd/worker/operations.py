@@ -71,6 +71,11 @@ def inventory(seat: ThreadSeat) -> KeyPairs:
         return KeyPairs(pairs=[objects.describe(each) for each in objects.groups(seat.session())])
 
 
+def prove_pair(seat: ThreadSeat, reference: KeyReference) -> None:
+    """Check that the token has this one pair, by a signature. Raises: PKCS11Error, WorkerFailure."""
+    _resolve(seat, reference)
+
+
 def _find(seat: ThreadSeat, cka_id: bytes) -> KeyPair:
     members = objects.group(seat, cka_id)
     if not members.private:

@@ -6,8 +6,18 @@ from collections.abc import Callable
 
 from pkcs11.exceptions import PKCS11Error
 
-from keyd.wire.worker_pb2 import Failure, LoggedIn, Open, Probed, Request, Response, Signed
+from keyd.wire.worker_pb2 import (
+    Destroyed,
+    Failure,
+    LoggedIn,
+    Open,
+    Probed,
+    Request,
+    Response,
+    Signed,
+)
 from keyd.worker import operations
+from keyd.worker.destroy import destroy
 from keyd.worker.failures import WorkerFailure, to_failure
 from keyd.worker.hardening import spies
 from keyd.worker.token import ThreadSeat, Token
@@ -102,11 +112,16 @@ def _sign(seat: ThreadSeat, request: Request) -> Response:
     return Response(signed=Signed(signature=operations.sign(seat, request.sign)))
 
 
+def _destroy(seat: ThreadSeat, request: Request) -> Response:
+    return Response(destroyed=Destroyed(objects=destroy(seat, request.destroy.key)))
+
+
 _OPERATIONS: dict[str, Callable[[ThreadSeat, Request], Response]] = {
     "sign": _sign,
     "generate": lambda seat, request: Response(
         key_pair=operations.generate(seat, request.generate)
     ),
+    "destroy": _destroy,
     "find": lambda seat, request: Response(key_pair=operations.find(seat, request.find.cka_id)),
     "inventory": lambda seat, _: Response(key_pairs=operations.inventory(seat)),
 }

@@ -79,6 +79,10 @@ class Token:
         """A session without PIN: the anchor's login covers it. Raises: PKCS11Error."""
         return self._info.open(rw=read_write)
 
+    def forget_proofs(self, public_der: bytes) -> None:
+        """Believe no handle any more to be of this key pair: a token may give it out again."""
+        self.proven = {proof for proof in self.proven if proof[1] != public_der}
+
     def login(self, request: Login) -> PinState:
         """Present the PIN exactly once, unless the token's flags or the file forbid it.
 

@@ -88,6 +88,25 @@ def test_a_key_is_found_by_cka_id_and_public_key_together(
     assert token.status().state is TokenState.ONLINE
 
 
+def test_a_destroyed_pair_leaves_nothing_and_its_neighbour_everything(
+    subject: Subject, token: WorkerToken, journal: MemoryTokenJournal
+) -> None:
+    doomed, other = (make_key(token, journal, cheapest(subject)) for _ in range(2))
+    before = {found.cka_id for found in token.inventory(PATIENCE_S)}
+    with pytest.raises(KeydError) as refused:
+        token.destroy(replace(doomed, public_der=other.public_der), PATIENCE_S)
+    assert refused.value.reason == "KEY_NOT_ON_TOKEN"
+    assert before == {found.cka_id for found in token.inventory(PATIENCE_S)}
+    sign_one(token, doomed)
+    journal.registered.remove(doomed)
+    assert token.destroy(doomed, PATIENCE_S) == 2
+    assert {found.cka_id for found in token.inventory(PATIENCE_S)} == before - {doomed.cka_id}
+    assert token.destroy(doomed, PATIENCE_S) == 0
+    [outcome] = token.sign([item(doomed)], PATIENCE_S)
+    assert isinstance(outcome, NotFound)
+    sign_one(token, other)
+
+
 def test_a_missing_key_is_not_found(token: WorkerToken) -> None:
     with pytest.raises(NotFound):
         token.find(secrets.token_bytes(16), PATIENCE_S)
