@@ -205,6 +205,9 @@ class View(Protocol):
 
     def open_intents(self) -> tuple[Intent, ...]: ...
 
+    def deletion(self, key: str) -> Intent | None:
+        """The last announced deletion of a key pair."""
+
     def rotation(self, name: str) -> Rotation | None: ...
 
     def open_rotation(self, repository: str) -> Rotation | None:

@@ -120,7 +120,18 @@ class SoftwareToken:
         return self._keys[cka_id][1]
 
     def inventory(self, timeout_s: float) -> tuple[FoundKey, ...]:
+        self._check_usable()
         return tuple(found for _, found in self._keys.values())
+
+    def destroy(self, key: Key, timeout_s: float) -> int:
+        self._check_usable()
+        if key.cka_id in self._keys and self._keys[key.cka_id][1].public_der != key.public_der:
+            raise NotFound("KEY_NOT_ON_TOKEN", "the token holds no such key pair")
+        return 2 if self._keys.pop(key.cka_id, None) else 0
+
+    def plant(self, cka_id: bytes) -> None:
+        """Put another pair in the place of one."""
+        self.generate(KeySpec(Scheme.ED25519), cka_id, "planted", 1.0)
 
     def unlock(self, pin: bytearray | None, timeout_s: float) -> TokenStatus:
         self.state = TokenState.ONLINE

@@ -17,7 +17,7 @@ from keyd.services.officers import enrol_first
 from keyd.services.proposals import Shown
 from keyd.services.world import World
 from tests.fakes import public_der
-from tests.worlds import ADMIN
+from tests.worlds import ADMIN, TIMEOUT_S
 
 LIFETIME_S = 3600
 
@@ -87,4 +87,9 @@ def reject(world: World, shown: Shown, who: Person) -> Shown:
 def carry_out(world: World, operation: Operation, *people: Person) -> Shown:
     """Propose, approve, execute."""
     shown = approve(world, propose(world, operation), *people)
-    return proposals.execute(world, ADMIN, shown.proposal.name)
+    return execute(world, ADMIN, shown.proposal.name)
+
+
+def execute(world: World, caller: Caller, name: str) -> Shown:
+    """Execute a proposal; its token has plenty of time."""
+    return proposals.execute(world, caller, name, timeout_s=TIMEOUT_S)

@@ -19,6 +19,8 @@ class Event(StrEnum):
     KEY_CREATED = "key_created"
     KEY_ADOPTED = "key_adopted"
     KEY_STATE_CHANGED = "key_state_changed"
+    KEY_DELETION_INTENDED = "key_deletion_intended"
+    KEY_DELETED = "key_deleted"
     REPOSITORY_BOOTSTRAPPED = "repository_bootstrapped"
     REPOSITORY_REGISTERED = "repository_registered"
     ROLE_RULES_CHANGED = "role_rules_changed"

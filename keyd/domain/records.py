@@ -186,6 +186,7 @@ class IntentKind(StrEnum):
     SIGN = "sign"
     SIGN_OPAQUE = "sign_opaque"
     GENERATE = "generate"
+    DESTROY = "destroy"
 
 
 @dataclass(frozen=True)

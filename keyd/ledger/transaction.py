@@ -246,6 +246,10 @@ class SqliteTransaction(VersionWriting):
         self._staging.settle()
         return super().open_intents()
 
+    def deletion(self, key: str) -> Intent | None:
+        self._staging.settle()
+        return super().deletion(key)
+
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint of entries that are committed already.
 

@@ -268,6 +268,13 @@ class SqliteView(RotationReading):
     def open_intents(self) -> tuple[Intent, ...]:
         return self._all(codec.intent_of, f"{_INTENT} WHERE state = 'OPEN' ORDER BY leaf")
 
+    def deletion(self, key: str) -> Intent | None:
+        return self._one(
+            codec.intent_of,
+            f"{_INTENT} WHERE kind = 'destroy' AND key = ? ORDER BY leaf DESC LIMIT 1",
+            key,
+        )
+
     # --- officers -----------------------------------------------------------------------------
 
     def officers(self) -> OfficerSet:

@@ -37,7 +37,7 @@ class Proposals:
                 "GetProposal": Terms(self.get_proposal),
                 "DecideProposal": Terms(self.decide_proposal, _DECIDE_MAX),
                 "CancelProposal": Terms(self.cancel_proposal),
-                "ExecuteProposal": Terms(self.execute_proposal),
+                "ExecuteProposal": Terms(self.execute_proposal, slow=True),
             },
         )
 
@@ -113,7 +113,9 @@ class Proposals:
         self, call: Call, request: pb.ExecuteProposalRequest
     ) -> pb.ExecuteProposalResponse:
         """Done."""
-        done = proposals.execute(self._world, call.caller, _name(request.proposal))
+        done = proposals.execute(
+            self._world, call.caller, _name(request.proposal), timeout_s=call.timeout_s
+        )
         return pb.ExecuteProposalResponse(proposal=proposal_out(done))
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from keyd.domain import approval, operations
 from keyd.domain.approval import Decision
 from keyd.domain.audit import Entry, Event, Fields
-from keyd.domain.operations import Operation, SignMetadata
+from keyd.domain.operations import ChangeKeyState, Operation, SignMetadata
 from keyd.domain.payload import parse
 from keyd.domain.policy import Action, Caller
 from keyd.domain.quorum import rule_text
@@ -27,6 +27,7 @@ from keyd.errors import (
 from keyd.ports import Transaction, View
 from keyd.services import effects, quorum
 from keyd.services.authorize import demand
+from keyd.services.destruction import destroy, destroys
 from keyd.services.evidence import role_or_new, rules_of
 from keyd.services.paging import Page, paged
 from keyd.services.quorum import Standing
@@ -145,17 +146,23 @@ def decide(world: World, caller: Caller, name: str, envelope: bytes) -> Shown:
     return world.ledger.transact(work)
 
 
-def execute(world: World, caller: Caller, name: str) -> Shown:
+def execute(world: World, caller: Caller, name: str, *, timeout_s: float) -> Shown:
     """Do what an approved proposal says; its approval is used up in the same transaction.
 
-    Raises: NotFound, ApprovalRequired (APPROVAL_REQUIRED), PolicyViolation, InvalidRequest.
+    A destruction that was interrupted goes on when it is executed again.
+    Raises: NotFound, ApprovalRequired (APPROVAL_REQUIRED), PolicyViolation, InvalidRequest,
+    BackendUnavailable, DeadlineExceeded.
     """
     demand(world, caller, Action("ProposalService.ExecuteProposal"))
+    found = world.ledger.read(lambda view: named(view, name))
+    operation = operations.decode(found.operation)
+    if isinstance(operation, ChangeKeyState) and destroys(operation):
+        destroy(world, caller.principal, found, operation, timeout_s=timeout_s)
+        return world.ledger.read(lambda view: _shown(world, view, named(view, name)))
 
     def work(tx: Transaction) -> Shown:
-        proposal = named(tx, name)
         quorum.consume(world, tx, name, caller.principal)
-        effects.perform(world, tx, operations.decode(proposal.operation), caller.principal)
+        effects.perform(world, tx, operation, caller.principal)
         return _shown(world, tx, named(tx, name))
 
     return world.ledger.transact(work)

@@ -16,7 +16,12 @@ from keyd.ports import Clock, Ledger, Transaction
 
 PRINCIPAL = "keyd"
 # Above every deadline that callers are granted, with what a ledger may keep them waiting.
-_LONGEST_CALL_S = {IntentKind.SIGN: 45.0, IntentKind.SIGN_OPAQUE: 45.0, IntentKind.GENERATE: 180.0}
+_LONGEST_CALL_S = {
+    IntentKind.SIGN: 45.0,
+    IntentKind.SIGN_OPAQUE: 45.0,
+    IntentKind.GENERATE: 180.0,
+    IntentKind.DESTROY: 180.0,
+}
 
 
 def close_open_intents(ledger: Ledger, clock: Clock) -> int:
@@ -25,7 +30,8 @@ def close_open_intents(ledger: Ledger, clock: Clock) -> int:
     A signature may exist that was never recorded, so its outcome is UNKNOWN; the reservation
     stands, and the same bytes asked for again are signed under it. A key whose generation was
     announced but not recorded was never registered: ABANDONED, and a stray on its token if the
-    token got that far.
+    token got that far. How much of a key pair was deleted is UNKNOWN: executing the proposal again
+    deletes the rest.
     """
     waiting = ledger.read(lambda view: view.open_intents())
     for intent in waiting:

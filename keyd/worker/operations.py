@@ -72,7 +72,7 @@ def inventory(seat: ThreadSeat) -> KeyPairs:
 
 
 def prove_pair(seat: ThreadSeat, reference: KeyReference) -> None:
-    """Check that the token has this one pair, by a signature. Raises: PKCS11Error, WorkerFailure."""
+    """Check by a signature that this one pair is there. Raises: PKCS11Error, WorkerFailure."""
     _resolve(seat, reference)
 
 

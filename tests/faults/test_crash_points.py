@@ -76,13 +76,15 @@ ELSEWHERE = (
     "ledger.repair_committed",
     "ledger.backup_copied",
 )
+# In tests/faults/test_key_deletions.py.
+DELETING = ("key.deletion_announced", "key.objects_deleted", "key.deletion_recorded")
 # In tests/faults/test_rotation_crashes.py.
 ROTATING = tuple(point for point in Failpoint if point.startswith("rotation."))
 
 
 def test_no_place_is_left_out() -> None:
     passed = {place.partition(":")[0] for place in (*SIGNING, *KEYS, *STARTING)}
-    assert passed | set(ELSEWHERE) | set(ROTATING) == set(Failpoint)
+    assert passed | set(ELSEWHERE) | set(ROTATING) | set(DELETING) == set(Failpoint)
 
 
 @pytest.mark.parametrize("place", SIGNING)

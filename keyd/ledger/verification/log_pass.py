@@ -40,14 +40,22 @@ _NAMES = {
     Owed.OPAQUE: "opaque signature",
 }
 _STATES = [*IntentState]
-_ANNOUNCEMENTS = frozenset({Event.KEY_INTENDED, Event.SIGNATURE_INTENDED, Event.OPAQUE_INTENDED})
+_ANNOUNCEMENTS = frozenset(
+    {
+        Event.KEY_INTENDED,
+        Event.KEY_DELETION_INTENDED,
+        Event.SIGNATURE_INTENDED,
+        Event.OPAQUE_INTENDED,
+    }
+)
 # What an entry that reports success leaves behind.
 _KEEPS: dict[str, Owed] = {
     Event.SIGNATURE_COMPLETED: Owed.SIGNATURE,
     Event.OPAQUE_COMPLETED: Owed.OPAQUE,
     Event.SIGNATURE_UPLOADED: Owed.SIGNATURE,
 }
-_ENDS = frozenset({*_KEEPS, Event.SIGNATURE_FAILED, Event.OPAQUE_FAILED, Event.INTENT_CLOSED})
+_FAILURES = (Event.SIGNATURE_FAILED, Event.OPAQUE_FAILED, Event.INTENT_CLOSED)
+_ENDS = frozenset({*_KEEPS, Event.KEY_DELETED, *_FAILURES})
 
 
 @dataclass
@@ -237,7 +245,7 @@ def _note_end(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
 
 
 def _end_state(event: str, fields: Fields) -> IntentState:
-    if event in _KEEPS:
+    if event in _KEEPS or event == Event.KEY_DELETED:
         return IntentState.COMPLETED
     outcome = fields.get("outcome")
     if outcome is not None:

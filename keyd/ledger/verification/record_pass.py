@@ -266,6 +266,13 @@ def _announcement(entry: Fields, row: tuple[object, ...]) -> Mapping[str, object
         )
         cka_id = found if same else None
         return {"event": "key_intended", "key": key, "token": subject, "cka_id": cka_id}
+    if kind == "destroy":
+        return {
+            "event": "key_deletion_intended",
+            "key": key,
+            "token": subject,
+            "key_sha256": digest,
+        }
     if kind == "sign_opaque":
         event = subject if subject != "opaque" else "opaque_intended"
         return {"event": event, "key": key, "data_sha256": digest}

@@ -29,7 +29,7 @@ from keyd.services.repositories import set_role_rules
 from keyd.services.world import World
 from tests.authors import Signed
 from tests.fakes import TestClock
-from tests.officers import approve, carry_out, enrol, person, propose, reject
+from tests.officers import approve, carry_out, enrol, execute, person, propose, reject
 from tests.worlds import ADMIN, SIGNER, Author, active_author, allow_all, make_key, open_world
 
 ANN, BEN, CAT = person("ann", principals=["unix:ann"]), person("ben"), person("cat")
@@ -124,7 +124,7 @@ def test_a_rejection_ends_what_the_others_cannot_carry(world: World, author: Aut
     assert reject(world, shown, ANN).proposal.state is ProposalState.OPEN
     assert reject(world, shown, BEN).proposal.state is ProposalState.REJECTED
     refused("PROPOSAL_DECIDED", approve, world, shown, CAT)
-    refused("APPROVAL_REQUIRED", proposals.execute, world, ADMIN, shown.proposal.name)
+    refused("APPROVAL_REQUIRED", execute, world, ADMIN, shown.proposal.name)
     assert propose(world, operation, raw).proposal.name != shown.proposal.name
 
 
@@ -222,7 +222,7 @@ def test_what_reached_a_threshold_is_never_voided(world: World, author: Author) 
     root = author.root(2)
     approved_root(world, author, root, "root-1", "root-2")
     shown = approve(world, propose(world, void_of(root)), ANN, BEN)
-    refused("VOID_AT_THRESHOLD", proposals.execute, world, ADMIN, shown.proposal.name)
+    refused("VOID_AT_THRESHOLD", execute, world, ADMIN, shown.proposal.name)
 
 
 def test_one_signature_that_is_enough_is_never_voided(world: World, author: Author) -> None:
@@ -231,4 +231,4 @@ def test_one_signature_that_is_enough_is_never_voided(world: World, author: Auth
     assert found is not None
     operation = VoidReservation("demo", "timestamp", 0, 2, found.digest)
     shown = approve(world, propose(world, operation), ANN, BEN)
-    refused("VOID_THRESHOLD_ONE", proposals.execute, world, ADMIN, shown.proposal.name)
+    refused("VOID_THRESHOLD_ONE", execute, world, ADMIN, shown.proposal.name)

@@ -18,7 +18,7 @@ from keyd.domain.quorum import BASE, QuorumRule, unreachable
 from keyd.errors import KeydError
 from keyd.services import proposals
 from keyd.services.world import World
-from tests.officers import Person, approve, carry_out, enrol, person, propose, reject
+from tests.officers import Person, approve, carry_out, enrol, execute, person, propose, reject
 from tests.worlds import ADMIN, make_key, open_world
 
 
@@ -77,8 +77,8 @@ def test_what_signs_does_not_approve_and_what_approves_does_not_sign(world: Worl
     enrol(world, ann, ben, cat)
     both = replace(ann.officer, keys=(ann.key, signer))
     shown = approve(world, propose(world, ChangeOfficer.to(both, ann.officer)), ben, cat)
-    execute = (proposals.execute, world, ADMIN, shown.proposal.name)
-    assert reason(*execute) == "OFFICER_KEY_SIGNS_METADATA"
+    executing = (execute, world, ADMIN, shown.proposal.name)
+    assert reason(*executing) == "OFFICER_KEY_SIGNS_METADATA"
 
 
 def test_production_takes_no_key_files(world: World) -> None:
@@ -87,8 +87,8 @@ def test_production_takes_no_key_files(world: World) -> None:
     enrol(world, *people)
     file = replace(dan.officer, keys=(replace(dan.key, kind=OfficerKeyKind.FILE),))
     shown = approve(world, propose(world, ChangeOfficer.to(file, None)), *people[:2])
-    execute = (proposals.execute, world, ADMIN, shown.proposal.name)
-    assert reason(*execute) == "OFFICER_KEY_IN_FILE"
+    executing = (execute, world, ADMIN, shown.proposal.name)
+    assert reason(*executing) == "OFFICER_KEY_IN_FILE"
 
 
 # --- three officers, two of whom must agree -------------------------------------------------------
@@ -100,8 +100,8 @@ def test_one_lost_one_replaced_one_compromised(world: World) -> None:
     enrol(world, ann, ben, cat)
     # Ann is lost. To drop her would leave two for a rule of two: refused, and nothing is used up.
     shown = approve(world, propose(world, revoked(ann)), ben, cat)
-    execute = (proposals.execute, world, ADMIN, shown.proposal.name)
-    assert reason(*execute) == "QUORUM_WITHOUT_RESERVE"
+    executing = (execute, world, ADMIN, shown.proposal.name)
+    assert reason(*executing) == "QUORUM_WITHOUT_RESERVE"
     proposals.cancel(world, ADMIN, shown.proposal.name)
     dan = person("dan")
     carry_out(world, ChangeOfficer.to(dan.officer, None), ben, cat)
@@ -114,7 +114,7 @@ def test_one_lost_one_replaced_one_compromised(world: World) -> None:
     theft = propose(world, rekeyed(cat, new_cat, OfficerKeyState.COMPROMISED))
     assert reason(reject, world, theft, cat) == "OFFICER_CONCERNED"
     approve(world, theft, new_ben, dan)
-    proposals.execute(world, ADMIN, theft.proposal.name)
+    execute(world, ADMIN, theft.proposal.name)
     shown = propose(world, SetBaseRule(2))
     assert reason(approve, world, shown, cat) == "OFFICER_KEY_UNKNOWN"
     assert approve(world, shown, new_cat, dan).standing.approved
@@ -122,7 +122,7 @@ def test_one_lost_one_replaced_one_compromised(world: World) -> None:
     back = replace(ann.officer, state=OfficerState.ENROLLED)
     gone = replace(ann.officer, state=OfficerState.REVOKED)
     shown = approve(world, propose(world, ChangeOfficer.to(back, gone)), new_cat, dan)
-    assert reason(proposals.execute, world, ADMIN, shown.proposal.name) == "OFFICER_REVOKED"
+    assert reason(execute, world, ADMIN, shown.proposal.name) == "OFFICER_REVOKED"
 
 
 def test_a_proposal_that_too_few_could_approve_is_refused(world: World) -> None:

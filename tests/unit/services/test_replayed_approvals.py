@@ -27,6 +27,7 @@ from tests.officers import (
     basis_of,
     carry_out,
     enrol,
+    execute,
     person,
     propose,
 )
@@ -200,7 +201,7 @@ def test_no_approval_survives_a_change(
     assert shown.standing.approved
     world = _after(world, change, tmp_path)
     with pytest.raises(KeydError, match="changed since") as caught:
-        proposals.execute(world, ADMIN, shown.proposal.name)
+        execute(world, ADMIN, shown.proposal.name)
     assert caught.value.reason == "APPROVAL_REQUIRED"
     assert refusal(world, shown, PEOPLE[2].envelope(basis_of(shown))) == "PROPOSAL_STALE"
 
@@ -209,7 +210,7 @@ def test_an_approval_survives_a_restart_and_is_used_once(world: World, tmp_path:
     shown = approve(world, propose(world, SetBaseRule(2)), *PEOPLE[:2])
     world.ledger.close()
     again = open_world(tmp_path)
-    proposals.execute(again, ADMIN, shown.proposal.name)
+    execute(again, ADMIN, shown.proposal.name)
     with pytest.raises(KeydError) as caught:
-        proposals.execute(again, ADMIN, shown.proposal.name)
+        execute(again, ADMIN, shown.proposal.name)
     assert caught.value.reason == "APPROVAL_REQUIRED"
