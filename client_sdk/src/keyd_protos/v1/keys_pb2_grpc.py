@@ -145,7 +145,8 @@ class KeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DestroyKey(self, request, context):
-        """Destroy the private key on the token. Needs a quorum (QUORUM_UNAVAILABLE until officers exist).
+        """Always refused: officers decide on it (APPROVAL_REQUIRED; QUORUM_UNAVAILABLE until there are any), and
+        ProposalService.ExecuteProposal then deletes the key pair from its token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

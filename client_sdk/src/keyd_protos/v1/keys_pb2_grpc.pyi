@@ -54,7 +54,9 @@ class KeyServiceStub:
     MarkKeyCompromised: _grpc.UnaryUnaryMultiCallable[_keys_pb2.MarkKeyCompromisedRequest, _keys_pb2.MarkKeyCompromisedResponse]
     """Mark a key stolen. One way; it signs nothing more without a quorum."""
     DestroyKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.DestroyKeyRequest, _keys_pb2.DestroyKeyResponse]
-    """Destroy the private key on the token. Needs a quorum (QUORUM_UNAVAILABLE until officers exist)."""
+    """Always refused: officers decide on it (APPROVAL_REQUIRED; QUORUM_UNAVAILABLE until there are any), and
+    ProposalService.ExecuteProposal then deletes the key pair from its token.
+    """
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
@@ -82,7 +84,9 @@ class KeyServiceAsyncStub(KeyServiceStub):
     MarkKeyCompromised: _aio.UnaryUnaryMultiCallable[_keys_pb2.MarkKeyCompromisedRequest, _keys_pb2.MarkKeyCompromisedResponse]  # type: ignore[assignment]
     """Mark a key stolen. One way; it signs nothing more without a quorum."""
     DestroyKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.DestroyKeyRequest, _keys_pb2.DestroyKeyResponse]  # type: ignore[assignment]
-    """Destroy the private key on the token. Needs a quorum (QUORUM_UNAVAILABLE until officers exist)."""
+    """Always refused: officers decide on it (APPROVAL_REQUIRED; QUORUM_UNAVAILABLE until there are any), and
+    ProposalService.ExecuteProposal then deletes the key pair from its token.
+    """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Key pairs on tokens: made, registered and retired here; their private halves never leave."""
@@ -161,6 +165,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.DestroyKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.DestroyKeyResponse, _abc.Awaitable[_keys_pb2.DestroyKeyResponse]]:
-        """Destroy the private key on the token. Needs a quorum (QUORUM_UNAVAILABLE until officers exist)."""
+        """Always refused: officers decide on it (APPROVAL_REQUIRED; QUORUM_UNAVAILABLE until there are any), and
+        ProposalService.ExecuteProposal then deletes the key pair from its token.
+        """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

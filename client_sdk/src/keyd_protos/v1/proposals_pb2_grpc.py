@@ -119,7 +119,8 @@ class ProposalServiceServicer(object):
 
     def ExecuteProposal(self, request, context):
         """Do what an approved proposal says, and use its approval up. NOT_EXECUTABLE for operations that
-        only allow a call, such as signing: make that call.
+        only allow a call, such as signing: make that call. The destruction of a key that was interrupted
+        goes on when it is executed again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,8 @@ class ProposalServiceStub:
     """Take a proposal back: who made it, or the local administrator."""
     ExecuteProposal: _grpc.UnaryUnaryMultiCallable[_proposals_pb2.ExecuteProposalRequest, _proposals_pb2.ExecuteProposalResponse]
     """Do what an approved proposal says, and use its approval up. NOT_EXECUTABLE for operations that
-    only allow a call, such as signing: make that call.
+    only allow a call, such as signing: make that call. The destruction of a key that was interrupted
+    goes on when it is executed again.
     """
 
 @_typing.type_check_only
@@ -81,7 +82,8 @@ class ProposalServiceAsyncStub(ProposalServiceStub):
     """Take a proposal back: who made it, or the local administrator."""
     ExecuteProposal: _aio.UnaryUnaryMultiCallable[_proposals_pb2.ExecuteProposalRequest, _proposals_pb2.ExecuteProposalResponse]  # type: ignore[assignment]
     """Do what an approved proposal says, and use its approval up. NOT_EXECUTABLE for operations that
-    only allow a call, such as signing: make that call.
+    only allow a call, such as signing: make that call. The destruction of a key that was interrupted
+    goes on when it is executed again.
     """
 
 class ProposalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -142,7 +144,8 @@ class ProposalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_proposals_pb2.ExecuteProposalResponse, _abc.Awaitable[_proposals_pb2.ExecuteProposalResponse]]:
         """Do what an approved proposal says, and use its approval up. NOT_EXECUTABLE for operations that
-        only allow a call, such as signing: make that call.
+        only allow a call, such as signing: make that call. The destruction of a key that was interrupted
+        goes on when it is executed again.
         """
 
 def add_ProposalServiceServicer_to_server(servicer: ProposalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
