@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from keyd.cli import carrying_out, proposing
 from keyd.cli import case as cases
-from keyd.cli import proposing
 from keyd.cli.case import Case, plain
 from keyd.cli.case_officers import listed
 from keyd.cli.deciding import decided, deciding_options, opener
@@ -205,17 +205,48 @@ def import_envelope(*, envelope: Path, profile: str, as_json: bool) -> None:
         show_standing(client.proposals.decide(stated.basis.proposal, content), as_json)
 
 
-@proposal.command(epilog=examples("keyd proposal execute p-… --confirm p-…"))
+@proposal.command(
+    epilog=examples(
+        "keyd proposal execute p-… --confirm p-…",
+        "keyd proposal execute p-… --key root-1 --key root-2 --output 2.root.json",
+    )
+)
 @click.argument("name")
+@click.option("--key", "keys", multiple=True, help="To sign metadata: with this key (repeatable).")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="To sign metadata: write the file here.",
+)
 @click.option("--confirm", metavar="NAME", help="The proposal's name once more.")
 @profile_option
 @json_option
-def execute(*, name: str, confirm: str | None, profile: str, as_json: bool) -> None:
-    """Do what an approved proposal says."""
+def execute(
+    *,
+    name: str,
+    keys: tuple[str, ...],
+    output: Path | None,
+    confirm: str | None,
+    profile: str,
+    as_json: bool,
+) -> None:
+    """Do what an approved proposal says.
+
+    Metadata is signed by the keys that you name; executed again, further keys add theirs.
+    """
     with connect(profile) as client:
         judged = cases.judge(_case(client, name)[0])
-        confirm_name(name, confirm, f"This will {plain(judged.operation.words())}.")
-        show_standing(client.proposals.execute(name), as_json)
+        carrying_out.check_keys(judged, keys, output)
+        confirm_name(name, confirm, carrying_out.consequence(judged, keys))
+        if not keys:
+            show_standing(client.proposals.execute(name), as_json)
+            return
+        made = carrying_out.sign(client, judged, keys)
+        if output is not None:
+            carrying_out.write_signed(client, judged, output)
+        found = client.proposals.get(name, payloads=False).proposal
+    data = {"proposal": as_dict(found), "signatures": dicts(made)}
+    emit(as_json, data, carrying_out.signed_words(made, output))
 
 
 @proposal.command(epilog=examples("keyd proposal cancel p-…"))

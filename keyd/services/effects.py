@@ -50,7 +50,8 @@ def perform(world: World, tx: Transaction, operation: Operation, principal: str)
         case _:
             raise InvalidRequest(
                 "NOT_EXECUTABLE",
-                f"{operation.kind} is not executed by itself: make the call that it allows",
+                f"{operation.kind} is not executed by itself: make the call that it allows "
+                "(keyd proposal execute NAME --key KEY signs, keyd rotate start begins a rotation)",
             )
 
 

@@ -197,3 +197,28 @@ def test_a_lost_officer_is_replaced_and_revoked(
     refused = desk.keyd("proposal", "execute", last, "--confirm", last)
     assert refused.code == 1
     assert "QUORUM_WITHOUT_RESERVE" in refused.err
+
+
+def test_an_approved_root_is_signed_by_executing_the_proposal(desk: Desk, tmp_path: Path) -> None:
+    with renewing(desk) as (recorder, root, change):
+        name = ask(recorder, root, change).proposal
+    signing = ("proposal", "execute", name, "--confirm", name)
+    asked = desk.keyd(*signing)
+    assert asked.code == 2
+    assert f"keyd proposal execute {name} --key KEY" in asked.err
+    early = desk.keyd(*signing, "--key", "root-1", "--json")
+    assert early.json["error"]["reason"] == "APPROVAL_REQUIRED"
+
+    desk.approve("alice", name)
+    desk.approve("bob", name)
+    file = tmp_path / "2.root.json"
+    first = desk.json(*signing, "--key", "root-1", "--output", file)
+    assert first["proposal"]["state"] == "EXECUTED"
+    assert not first["signatures"][0].get("accepted")
+    again = desk.json(*signing, "--key", "root-1", "--key", "root-2", "--output", file)
+    assert again["signatures"][0]["signature"] == first["signatures"][0]["signature"]
+    assert again["signatures"][1]["accepted"] is True
+    written = json.loads(file.read_text())
+    assert written["signed"] == root
+    assert len(written["signatures"]) == 2
+    assert desk.keyd(*signing, "--key", "targets").code != 0
