@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 
 from keyd.cli.case import Judged, plain
-from keyd.cli.metadata_files import Document, write_file
-from keyd.domain.operations import SignMetadata
+from keyd.cli.metadata_files import Document, read_file, write_file
+from keyd.domain.operations import SignMetadata, SignOpaque
 from keyd.domain.payload import parse
 from keyd.errors import InvalidRequest
 from keyd_client import Client
-from keyd_client.messages import MetadataSignature
+from keyd_client.messages import MetadataSignature, SignOpaqueResponse
 
 
 def consequence(judged: Judged, keys: Sequence[str]) -> str:
@@ -26,8 +26,18 @@ def consequence(judged: Judged, keys: Sequence[str]) -> str:
     return f"This will {plain(operation.words())} with {', '.join(keys)}. It changes:{changes}"
 
 
-def check_keys(judged: Judged, keys: Sequence[str], output: Path | None) -> None:
-    """A signature is made by keys that somebody names. Raises: click.UsageError."""
+def check_options(
+    judged: Judged, keys: Sequence[str], output: Path | None, data: Path | None
+) -> None:
+    """Metadata is signed by keys, opaque bytes come from a file. Raises: click.UsageError."""
+    opaque = isinstance(judged.operation, SignOpaque)
+    if opaque and data is None:
+        raise click.UsageError(
+            "give the bytes, which the proposal does not hold: keyd proposal execute "
+            f"{judged.case.basis.proposal} --data FILE"
+        )
+    if data is not None and not opaque:
+        raise click.UsageError("--data is for proposals to sign opaque bytes")
     if isinstance(judged.operation, SignMetadata):
         if not keys:
             raise click.UsageError(
@@ -57,6 +67,16 @@ def sign(client: Client, judged: Judged, keys: Sequence[str]) -> list[MetadataSi
         )
         for key in keys
     ]
+
+
+def sign_opaque(client: Client, judged: Judged, path: Path) -> SignOpaqueResponse:
+    """Have the approved bytes signed. Raises: InvalidRequest (DIGEST_MISMATCH)."""
+    operation, data = judged.operation, read_file(path)
+    if not isinstance(operation, SignOpaque) or (
+        hashlib.sha256(data).hexdigest() != operation.data_sha256
+    ):
+        raise InvalidRequest("DIGEST_MISMATCH", f"{path} does not hold the approved bytes")
+    return client.sign_opaque(operation.key, data)
 
 
 def write_signed(client: Client, judged: Judged, output: Path) -> None:

@@ -18,7 +18,7 @@ from keyd.cli.output import emit, facts, progress, table
 from keyd.cli.remote import confirm_name, connect, dicts, profile_option
 from keyd.domain import approval, operations
 from keyd.domain.approval import Decision, Statement
-from keyd.domain.keys import KeyState
+from keyd.domain.keys import KeyState, Scheme
 from keyd_client import Client
 from keyd_client.messages import Proposal, RuleStanding, as_dict, label
 
@@ -34,6 +34,7 @@ def proposal() -> None:
     epilog=examples(
         "keyd proposal create --sign 2.root.json",
         "keyd proposal create --key-state root-1 DESTROYED",
+        "keyd proposal create --create-key root-4 hsm ed25519 tuf",
         "keyd proposal create --void targets 7 --repository demo",
         "keyd proposal create --accept-policy policy.toml",
     )
@@ -44,6 +45,21 @@ def proposal() -> None:
     type=(str, click.Choice([state.value for state in KeyState])),
     metavar="KEY STATE",
     help="Take a key to another state.",
+)
+@click.option(
+    "--create-key",
+    type=(str, str, click.Choice([each.value for each in Scheme]), click.Choice(["tuf", "opaque"])),
+    metavar="NAME TOKEN SCHEME CONTENT",
+    help="Make a key pair on a token, for tuf or opaque content.",
+)
+@click.option(
+    "--rsa-bits", type=click.Choice(["2048", "3072", "4096"]), help="With --create-key: RSA size."
+)
+@click.option(
+    "--sign-opaque",
+    type=(str, _FILE),
+    metavar="KEY FILE",
+    help="Have these bytes signed by an opaque key.",
 )
 @click.option(
     "--void", type=(str, int), metavar="ROLE VERSION", help="Free a version for another payload."
@@ -68,6 +84,7 @@ def create(
     payload: Path | None,
     repository: str,
     role: str,
+    rsa_bits: str | None,
     days: int,
     profile: str,
     as_json: bool,
@@ -82,6 +99,10 @@ def create(
                 operation, content = proposing.signing(client, chosen["sign"], repository, role)
             case "--key-state":
                 operation = proposing.key_state(client, *chosen["key_state"])
+            case "--create-key":
+                operation = proposing.creating(*chosen["create_key"], rsa_bits=rsa_bits)
+            case "--sign-opaque":
+                operation = proposing.signing_opaque(client, *chosen["sign_opaque"])
             case "--void":
                 operation = proposing.voiding(client, repository, *chosen["void"])
             case "--accept-policy":
@@ -209,6 +230,7 @@ def import_envelope(*, envelope: Path, profile: str, as_json: bool) -> None:
     epilog=examples(
         "keyd proposal execute p-… --confirm p-…",
         "keyd proposal execute p-… --key root-1 --key root-2 --output 2.root.json",
+        "keyd proposal execute p-… --data layout.bin",
     )
 )
 @click.argument("name")
@@ -218,6 +240,7 @@ def import_envelope(*, envelope: Path, profile: str, as_json: bool) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="To sign metadata: write the file here.",
 )
+@click.option("--data", type=_FILE, help="To sign opaque bytes: these.")
 @click.option("--confirm", metavar="NAME", help="The proposal's name once more.")
 @profile_option
 @json_option
@@ -226,18 +249,24 @@ def execute(
     name: str,
     keys: tuple[str, ...],
     output: Path | None,
+    data: Path | None,
     confirm: str | None,
     profile: str,
     as_json: bool,
 ) -> None:
     """Do what an approved proposal says.
 
-    Metadata is signed by the keys that you name; executed again, further keys add theirs.
+    Metadata is signed by the keys that you name; executed again, further keys add theirs. A new
+    key takes as long as its token needs.
     """
     with connect(profile) as client:
         judged = cases.judge(_case(client, name)[0])
-        carrying_out.check_keys(judged, keys, output)
+        carrying_out.check_options(judged, keys, output, data)
         confirm_name(name, confirm, carrying_out.consequence(judged, keys))
+        if data is not None:
+            opaque = carrying_out.sign_opaque(client, judged, data)
+            emit(as_json, {"signatures": dicts([opaque])}, opaque.signature.hex())
+            return
         if not keys:
             show_standing(client.proposals.execute(name), as_json)
             return
@@ -245,8 +274,8 @@ def execute(
         if output is not None:
             carrying_out.write_signed(client, judged, output)
         found = client.proposals.get(name, payloads=False).proposal
-    data = {"proposal": as_dict(found), "signatures": dicts(made)}
-    emit(as_json, data, carrying_out.signed_words(made, output))
+    content = {"proposal": as_dict(found), "signatures": dicts(made)}
+    emit(as_json, content, carrying_out.signed_words(made, output))
 
 
 @proposal.command(epilog=examples("keyd proposal cancel p-…"))

@@ -12,9 +12,11 @@ from keyd.domain import operations
 from keyd.domain.operations import (
     AcceptPolicy,
     ChangeKeyState,
+    CreateKey,
     Operation,
     SetBaseRule,
     SignMetadata,
+    SignOpaque,
     VoidReservation,
 )
 from keyd.domain.payload import parse
@@ -52,6 +54,19 @@ def key_state(client: Client, key: str, state: str) -> Operation:
     """Take a key, as it is now, to another state."""
     found = client.keys.get(key)
     return ChangeKeyState(key, found.key_sha256.hex(), label(found, "state"), state)
+
+
+def creating(
+    name: str, token: str, scheme: str, content: str, *, rsa_bits: str | None
+) -> Operation:
+    """Make a key pair."""
+    return CreateKey(name, token, scheme, int(rsa_bits or 0), content)
+
+
+def signing_opaque(client: Client, key: str, path: Path) -> Operation:
+    """Have bytes signed by an opaque key; the proposal holds their digest alone."""
+    digest = hashlib.sha256(read_file(path)).hexdigest()
+    return SignOpaque(key, client.keys.get(key).key_sha256.hex(), digest)
 
 
 def base_rule(threshold: int) -> Operation:

@@ -32,6 +32,40 @@ class SignMetadata:
 
 
 @dataclass(frozen=True)
+class CreateKey:
+    """Make a key pair on a token; `rsa_bits` is 0 for schemes that have no size to choose."""
+
+    kind: ClassVar[str] = "create_key"
+    key: str
+    token: str
+    scheme: str
+    rsa_bits: int
+    content: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        size = f" of {self.rsa_bits} bits" if self.rsa_bits else ""
+        return (
+            f"create key {self.key} on token {self.token}: {self.scheme}{size}, "
+            f"for {self.content} content"
+        )
+
+
+@dataclass(frozen=True)
+class SignOpaque:
+    """Let one key sign bytes that keyd does not understand, once."""
+
+    kind: ClassVar[str] = "sign_opaque"
+    key: str
+    key_sha256: str
+    data_sha256: str
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return f"sign opaque bytes with SHA-256 {self.data_sha256} by key {self.key}"
+
+
+@dataclass(frozen=True)
 class ChangeKeyState:
     """Take a key from one life state to another (`keyd.domain.keys.KeyState`)."""
 
@@ -185,6 +219,8 @@ class UseCompromisedKey:
 
 Operation = (
     SignMetadata
+    | CreateKey
+    | SignOpaque
     | ChangeKeyState
     | SetRoleRules
     | VoidReservation
@@ -198,6 +234,8 @@ _KINDS: dict[str, type[Operation]] = {
     kind.kind: kind
     for kind in (
         SignMetadata,
+        CreateKey,
+        SignOpaque,
         ChangeKeyState,
         SetRoleRules,
         VoidReservation,
@@ -220,6 +258,8 @@ CALLS = frozenset(
     {
         *_STATE_METHODS.values(),
         "SigningService.SignMetadata",
+        "SigningService.SignOpaque",
+        "KeyService.CreateKey",
         "RepositoryService.SetRoleRules",
         "RepositoryService.VoidReservation",
         "RotationService.StartRotation",
@@ -264,6 +304,10 @@ def action(operation: Operation) -> Action:
     """The call that the operation stands for: what grants and quorum rules are matched with."""
     if isinstance(operation, SignMetadata):
         return Action("SigningService.SignMetadata", operation.repository, operation.role)
+    if isinstance(operation, CreateKey):
+        return Action("KeyService.CreateKey", key=operation.key, token=operation.token)
+    if isinstance(operation, SignOpaque):
+        return Action("SigningService.SignOpaque", key=operation.key)
     if isinstance(operation, ChangeKeyState):
         return Action(_STATE_METHODS[operation.after], key=operation.key)
     if isinstance(operation, UseCompromisedKey):

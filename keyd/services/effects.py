@@ -51,7 +51,8 @@ def perform(world: World, tx: Transaction, operation: Operation, principal: str)
             raise InvalidRequest(
                 "NOT_EXECUTABLE",
                 f"{operation.kind} is not executed by itself: make the call that it allows "
-                "(keyd proposal execute NAME --key KEY signs, keyd rotate start begins a rotation)",
+                "(keyd proposal execute NAME with --key KEY or --data FILE signs, keyd rotate "
+                "start begins a rotation)",
             )
 
 

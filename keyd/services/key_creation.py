@@ -11,6 +11,7 @@ from keyd.domain import public_keys
 from keyd.domain.audit import Entry, Event, Fields
 from keyd.domain.keys import Content, Key, KeySpec, KeyState, Origin, Scheme
 from keyd.domain.names import check_name
+from keyd.domain.operations import CreateKey
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Intent, IntentKind, IntentState, RequestRecord
 from keyd.domain.tokens import FoundKey
@@ -23,6 +24,7 @@ from keyd.errors import (
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand
+from keyd.services.quorum import approving, consume, named_by_policy
 from keyd.services.repositories import check_not_officers
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
@@ -48,15 +50,19 @@ def create_key(
     The intent with its random CKA_ID is durable before the token is asked: a crash in between
     leaves a stray on the token and no key here.
 
-    Raises: AlreadyExists, InvalidRequest, BackendUnavailable, DeadlineExceeded, SelfCheckFailed.
+    Raises: AlreadyExists, InvalidRequest, ApprovalRequired, BackendUnavailable, DeadlineExceeded,
+    SelfCheckFailed.
     """
-    demand(world, caller, Action("KeyService.CreateKey", key=name, token=token))
+    action = Action("KeyService.CreateKey", key=name, token=token)
+    demand(world, caller, action)
     _check_new(name, content)
     _check_spec(spec)
     body = _body_digest(name, token, spec, content)
     known = world.ledger.read(lambda view: _known(view, caller, request_id, body))
     if known is not None:
         return known
+    if named_by_policy(world, action):
+        _look(world, token, timeout_s)
     record = RequestRecord(caller.principal, request_id, body, name, world.clock.now())
     return generate(
         world,
@@ -66,8 +72,54 @@ def create_key(
         spec=spec,
         content=content,
         request=record if request_id else None,
+        approval=_operation(name, token, spec, content),
         timeout_s=timeout_s,
     )
+
+
+def carry_out(
+    world: World, principal: str, operation: CreateKey, *, proposal: str, timeout_s: float
+) -> Key:
+    """Make the key that officers approved; the approval is used up before the token is asked.
+
+    Raises: as `create_key`, and ApprovalRequired.
+    """
+    spec, content = wanted(operation)
+    _look(world, operation.token, timeout_s)
+    return generate(
+        world,
+        principal,
+        name=operation.key,
+        token=operation.token,
+        spec=spec,
+        content=content,
+        approval=proposal,
+        timeout_s=timeout_s,
+    )
+
+
+def _look(world: World, token: str, timeout_s: float) -> None:
+    """Use no approval up for a token that is away. Raises: BackendUnavailable, NotFound."""
+    world.tokens.get(token).inventory(timeout_s)
+
+
+def wanted(operation: CreateKey) -> tuple[KeySpec, Content]:
+    """What an operation wants made. Raises: InvalidRequest."""
+    try:
+        spec = KeySpec(Scheme(operation.scheme), operation.rsa_bits)
+        content = Content(operation.content)
+    except ValueError as error:
+        raise InvalidRequest(
+            "OPERATION_MALFORMED", "the operation names no scheme and content that keyd knows"
+        ) from error
+    check_name("token", operation.token)
+    _check_new(operation.key, content)
+    _check_spec(spec)
+    return spec, content
+
+
+def _operation(name: str, token: str, spec: KeySpec, content: Content) -> CreateKey:
+    return CreateKey(name, token, spec.scheme.value, spec.rsa_bits, content.value)
 
 
 def generate(
@@ -79,14 +131,19 @@ def generate(
     spec: KeySpec,
     content: Content,
     request: RequestRecord | None = None,
+    approval: CreateKey | str = "",
     timeout_s: float,
 ) -> Key:
-    """The use case behind `create_key`, for callers that are already authorised."""
+    """The use case behind `create_key`, for callers that are already authorised.
+
+    `approval`: the operation that officers may have to approve, or the proposal in which they did;
+    it is used up in the transaction that announces the generation.
+    """
     deadline = Deadline(world.clock, timeout_s)
     backend = world.tokens.get(token)
     cka_id = os.urandom(16)
     intent = world.ledger.transact(
-        _announce(world, principal, name=name, token=token, spec=spec, cka_id=cka_id)
+        _announce(*(world, principal, approval), name=name, token=token, spec=spec, cka_id=cka_id)
     )
     failpoint(Failpoint.KEY_AFTER_INTENT)
     try:
@@ -147,7 +204,7 @@ def adopt_key(
         raise InvalidRequest(
             "KEY_MISMATCH", "the token holds another public key under this CKA_ID than expected"
         )
-    world.ledger.read(lambda view: _check_free(view, name, key.fingerprint))
+    world.ledger.read(lambda view: check_free(view, name, key.fingerprint))
     _prove_possession(world, key, deadline)
     world.ledger.transact(_register(caller.principal, key, waived=found.waived))
     return key
@@ -199,7 +256,8 @@ def _known(view: View, caller: Caller, request_id: str, body: str) -> Key | None
     return view.key(record.outcome)
 
 
-def _check_free(view: View, name: str, fingerprint: str = "") -> None:
+def check_free(view: View, name: str, fingerprint: str = "") -> None:
+    """Raises: AlreadyExists (KEY_EXISTS) when the name, or the pair, is another key's."""
     waiting = (i for i in view.open_intents() if i.kind is IntentKind.GENERATE)
     if view.key(name) or any(intent.key == name for intent in waiting):
         raise AlreadyExists("KEY_EXISTS", f"there is a key {name!r} already; choose another name")
@@ -209,10 +267,22 @@ def _check_free(view: View, name: str, fingerprint: str = "") -> None:
 
 
 def _announce(
-    world: World, principal: str, *, name: str, token: str, spec: KeySpec, cka_id: bytes
+    world: World,
+    principal: str,
+    approval: CreateKey | str,
+    *,
+    name: str,
+    token: str,
+    spec: KeySpec,
+    cka_id: bytes,
 ) -> Callable[[Transaction], Intent]:
     def work(tx: Transaction) -> Intent:
-        _check_free(tx, name)
+        check_free(tx, name)
+        demanded = approval
+        if isinstance(demanded, CreateKey):
+            demanded = approving(world, tx, demanded)
+        if demanded:
+            consume(world, tx, demanded, principal)
         fields = {
             "key": name,
             "token": token,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from keyd.domain.audit import Entry, Event
 from keyd.domain.keys import Content, Key, KeyState
 from keyd.domain.opaque import MAX_BYTES, looks_like_tuf
+from keyd.domain.operations import SignOpaque
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Intent, IntentKind, IntentState, OpaqueSignature
 from keyd.errors import InvalidRequest, KeydError, NotAllowed, PolicyViolation
@@ -18,6 +19,7 @@ from keyd.services.authorize import demand
 from keyd.services.key_use import unusable
 from keyd.services.keys import named
 from keyd.services.late import Awaited, LateSignatures
+from keyd.services.quorum import approving, consume
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
 
@@ -56,7 +58,7 @@ def sign_opaque(
     """Sign bytes, or return the signature recorded for this key and digest.
 
     Raises: InvalidRequest, NotAllowed, PolicyViolation (OPAQUE_LOOKS_LIKE_TUF), NotFound,
-    BackendUnavailable, DeadlineExceeded, SelfCheckFailed.
+    ApprovalRequired, BackendUnavailable, DeadlineExceeded, SelfCheckFailed.
     """
     deadline = Deadline(world.clock, timeout_s)
     demand(world, caller, Action(METHOD, key=request.key))
@@ -130,9 +132,12 @@ def _reserve(
         current = named(tx, key.name)
         if current.state is not KeyState.ACTIVE:
             raise unusable(current)
+        first = tx.opaque(key.name, request.digest) is None
+        if first:
+            _use_approval(world, tx, caller, request, key)
         entry = _entry(world, caller, request, key, Event.OPAQUE_INTENDED)
         leaf = tx.append(entry)
-        if tx.opaque(key.name, request.digest) is None:
+        if first:
             tx.put_opaque(OpaqueSignature(key.name, request.digest, None, leaf, entry.at))
         intent = Intent(
             leaf, IntentKind.SIGN_OPAQUE, key.name, "opaque", request.digest, IntentState.OPEN
@@ -141,6 +146,18 @@ def _reserve(
         return intent
 
     return work
+
+
+def _use_approval(
+    world: World, tx: Transaction, caller: Caller, request: OpaqueRequest, key: Key
+) -> None:
+    """Bytes are approved once for a key: whoever asks again, or after a crash, needs no officers.
+
+    Raises: ApprovalRequired.
+    """
+    operation = SignOpaque(key.name, key.fingerprint, request.digest)
+    if proposal := approving(world, tx, operation):
+        consume(world, tx, proposal, caller.principal)
 
 
 def _complete(

@@ -10,7 +10,8 @@ from datetime import timedelta
 from keyd.domain import approval, operations
 from keyd.domain.approval import Decision
 from keyd.domain.audit import Entry, Event, Fields
-from keyd.domain.operations import ChangeKeyState, Operation, SignMetadata
+from keyd.domain.keys import Content
+from keyd.domain.operations import ChangeKeyState, CreateKey, Operation, SignMetadata, SignOpaque
 from keyd.domain.payload import parse
 from keyd.domain.policy import Action, Caller
 from keyd.domain.quorum import rule_text
@@ -25,10 +26,11 @@ from keyd.errors import (
     PolicyViolation,
 )
 from keyd.ports import Transaction, View
-from keyd.services import effects, quorum
+from keyd.services import effects, key_creation, quorum
 from keyd.services.authorize import demand
 from keyd.services.destruction import destroy, destroys
 from keyd.services.evidence import role_or_new, rules_of
+from keyd.services.keys import named as key_named
 from keyd.services.paging import Page, paged
 from keyd.services.quorum import Standing
 from keyd.services.world import World
@@ -159,6 +161,10 @@ def execute(world: World, caller: Caller, name: str, *, timeout_s: float) -> Sho
     if isinstance(operation, ChangeKeyState) and destroys(operation):
         destroy(world, caller.principal, found, operation, timeout_s=timeout_s)
         return world.ledger.read(lambda view: _shown(world, view, named(view, name)))
+    if isinstance(operation, CreateKey):
+        principal = caller.principal
+        key_creation.carry_out(world, principal, operation, proposal=name, timeout_s=timeout_s)
+        return world.ledger.read(lambda view: _shown(world, view, named(view, name)))
 
     def work(tx: Transaction) -> Shown:
         quorum.consume(world, tx, name, caller.principal)
@@ -216,6 +222,7 @@ def _check_voter(view: View, proposal: Proposal, officer: str) -> None:
 
 def _check_payload(view: View, operation: Operation, payload: bytes) -> None:
     """A payload that is to be signed must parse, and be the one that the operation names."""
+    _check_key(view, operation)
     if not isinstance(operation, SignMetadata):
         if payload:
             raise InvalidRequest("PAYLOAD_UNEXPECTED", f"{operation.kind} takes no payload")
@@ -229,6 +236,21 @@ def _check_payload(view: View, operation: Operation, payload: bytes) -> None:
             "PAYLOAD_CHECKSUM_MISMATCH",
             "the payload does not have the epoch, version and digest that the operation states",
         )
+
+
+def _check_key(view: View, operation: Operation) -> None:
+    """Officers are not asked about what the key, or its name, forbids already."""
+    if isinstance(operation, CreateKey):
+        key_creation.wanted(operation)
+        key_creation.check_free(view, operation.key)
+    if isinstance(operation, SignOpaque):
+        key = key_named(view, operation.key)
+        if key.fingerprint != operation.key_sha256:
+            raise NotAllowed("KEY_MISMATCH", f"{key.name!r} is another key pair than is meant")
+        if key.content is not Content.OPAQUE:
+            raise NotAllowed(
+                "KEY_CONTENT_MISMATCH", f"key {key.name!r} was not made for opaque content"
+            )
 
 
 @dataclass(frozen=True)

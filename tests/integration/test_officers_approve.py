@@ -222,3 +222,48 @@ def test_an_approved_root_is_signed_by_executing_the_proposal(desk: Desk, tmp_pa
     assert written["signed"] == root
     assert len(written["signatures"]) == 2
     assert desk.keyd(*signing, "--key", "targets").code != 0
+
+
+RULE = """
+[[quorum]]
+name = "two"
+methods = ["KeyService.CreateKey", "SigningService.SignOpaque"]
+any_key = true
+any_token = true
+officers = 2
+"""
+
+
+def approved(desk: Desk, *what: str | Path) -> str:
+    """The name of a proposal that two officers agreed to."""
+    name: str = desk.json("proposal", "create", *what)["proposal"]["name"]
+    for officer in ("alice", "bob"):
+        desk.approve(officer, name)
+    return name
+
+
+def test_keys_and_opaque_signatures_are_carried_out_where_a_rule_asks(
+    installation: Installation, people: dict[str, Person], tmp_path: Path
+) -> None:
+    installation.policy.write_text(installation.policy.read_text() + RULE)
+    data, other = tmp_path / "layout.bin", tmp_path / "other.bin"
+    data.write_bytes(b"a layout")
+    other.write_bytes(b"another layout")
+    desk = Desk(installation, people)
+    with installation.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        desk.genesis()
+        name = approved(desk, "--sign-opaque", "layouts", data)
+        signing = ("proposal", "execute", name, "--confirm", name)
+        asked = desk.keyd(*signing)
+        assert (asked.code, f"keyd proposal execute {name} --data FILE" in asked.err) == (2, True)
+        assert "DIGEST_MISMATCH" in desk.keyd(*signing, "--data", other).err
+        assert desk.json(*signing, "--data", data)["signatures"][0]["signature"]
+
+        name = approved(desk, "--create-key", "root-9", "hsm", "ed25519", "tuf")
+        refused = desk.keyd("key", "create", "root-8", "--token", "hsm", "--json")
+        assert refused.json["error"]["reason"] == "APPROVAL_REQUIRED"
+        desk.json("proposal", "execute", name, "--confirm", name)
+        with installation.client() as client:
+            assert client.keys.get("root-9").scheme == "ed25519"
+        assert daemon.stop() == 0
