@@ -33,7 +33,7 @@ from keyd.domain.officers import (
     OfficerSet,
     OfficerState,
 )
-from keyd.domain.operations import ChangeOfficer
+from keyd.domain.operations import ChangeOfficer, SucceedOfficer
 from keyd.errors import InvalidRequest, NotFound
 from keyd.rpc.convert_officers import officer_in, officers_out
 from keyd.rpc.fields import Fields
@@ -152,6 +152,46 @@ def enrol(
     )
     with connect(profile) as client:
         propose(client, ChangeOfficer.to(person, None), as_json)
+
+
+@officer.command(
+    epilog=examples("keyd officer succeed bob dora --public-key dora.pem --group qa --compromised")
+)
+@click.argument("name")
+@click.argument("successor")
+@_public_option
+@_kind_option
+@click.option("--group", "groups", multiple=True, help="Group of the successor (repeatable).")
+@click.option(
+    "--principal", "principals", multiple=True, help="Caller that the successor is (repeatable)."
+)
+@_compromised_option
+@profile_option
+@json_option
+def succeed(
+    *,
+    name: str,
+    successor: str,
+    public_key: Path,
+    kind: str,
+    groups: tuple[str, ...],
+    principals: tuple[str, ...],
+    compromised: bool,
+    profile: str,
+    as_json: bool,
+) -> None:
+    """Propose to revoke NAME and enrol SUCCESSOR in their place, in one approval."""
+    person = Officer(
+        successor, frozenset(groups), frozenset(principals), (_public_key(public_key, kind),)
+    )
+    with connect(profile) as client:
+        before = _officer(client, name)
+        keys = _retired(before, compromised)
+        after = replace(before, keys=keys, state=OfficerState.REVOKED)
+        leaving = ChangeOfficer.to(after, before)
+        joining = ChangeOfficer.to(person, None)
+        operation = SucceedOfficer(leaving.officer, leaving.before, joining.officer)
+        propose(client, operation, as_json)
 
 
 @officer.command("replace", epilog=examples("keyd officer replace alice --public-key new.pem"))

@@ -172,6 +172,29 @@ class ChangeOfficer:
 
 
 @dataclass(frozen=True)
+class SucceedOfficer:
+    """Revoke an officer and enrol another person in their place, in one approval.
+
+    `officer` is who leaves, afterwards, and `before` the SHA-256 of them as they are now;
+    `successor` is the new person.
+    """
+
+    kind: ClassVar[str] = "succeed_officer"
+    officer: str
+    before: str
+    successor: str
+
+    @property
+    def changes(self) -> tuple[ChangeOfficer, ChangeOfficer]:
+        """The enrolment and the revocation that it consists of."""
+        return ChangeOfficer(self.successor, ""), ChangeOfficer(self.officer, self.before)
+
+    def words(self) -> str:
+        """What happens, in a line."""
+        return " and ".join(each.words() for each in self.changes)
+
+
+@dataclass(frozen=True)
 class SetBaseRule:
     """Set how many officers every loosening needs."""
 
@@ -226,6 +249,7 @@ Operation = (
     | VoidReservation
     | AcceptPolicy
     | ChangeOfficer
+    | SucceedOfficer
     | SetBaseRule
     | StartRotation
     | UseCompromisedKey
@@ -241,6 +265,7 @@ _KINDS: dict[str, type[Operation]] = {
         VoidReservation,
         AcceptPolicy,
         ChangeOfficer,
+        SucceedOfficer,
         SetBaseRule,
         StartRotation,
         UseCompromisedKey,
@@ -325,6 +350,8 @@ def action(operation: Operation) -> Action:
 
 def concerned(operation: Operation) -> frozenset[str]:
     """Officers who neither count nor block: whom the operation is about."""
+    if isinstance(operation, SucceedOfficer):
+        return frozenset(each.person.name for each in operation.changes)
     return (
         frozenset({operation.person.name}) if isinstance(operation, ChangeOfficer) else frozenset()
     )

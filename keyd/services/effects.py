@@ -13,6 +13,7 @@ from keyd.domain.operations import (
     Operation,
     SetBaseRule,
     SetRoleRules,
+    SucceedOfficer,
     UseCompromisedKey,
     VoidReservation,
 )
@@ -33,6 +34,8 @@ def perform(world: World, tx: Transaction, operation: Operation, principal: str)
     match operation:
         case ChangeOfficer():
             officers.change(world, tx, operation, principal)
+        case SucceedOfficer():
+            officers.succeed(world, tx, operation, principal)
         case SetBaseRule():
             officers.put_base(world, tx, operation.threshold, principal)
         case SetRoleRules():

@@ -15,7 +15,12 @@ from keyd.domain.officers import (
     OfficerSet,
     OfficerState,
 )
-from keyd.domain.operations import ChangeOfficer, officer_digest, officer_text
+from keyd.domain.operations import (
+    ChangeOfficer,
+    SucceedOfficer,
+    officer_digest,
+    officer_text,
+)
 from keyd.domain.policy import Action, Caller, Policy
 from keyd.domain.quorum import BASE, QuorumRule, unreachable
 from keyd.errors import AlreadyExists, InvalidRequest, PolicyViolation
@@ -59,6 +64,25 @@ def list_officers(world: World, caller: Caller) -> tuple[OfficerSet, int]:
 
 def change(world: World, tx: Transaction, operation: ChangeOfficer, principal: str) -> None:
     """Make an officer what an approved operation says. Raises: PolicyViolation, InvalidRequest."""
+    _change(world, tx, operation, principal)
+    check_reserve(world.policy.current(), tx.officers(), tx.base_threshold())
+
+
+def succeed(world: World, tx: Transaction, operation: SucceedOfficer, principal: str) -> None:
+    """Let a person take another's place. Raises: PolicyViolation, InvalidRequest."""
+    comes, goes = operation.changes
+    states = comes.person.state, goes.person.state
+    same = comes.person.name == goes.person.name
+    if states != (OfficerState.ENROLLED, OfficerState.REVOKED) or same or not operation.before:
+        raise InvalidRequest(
+            "OFFICER_INVALID", "one person must be revoked, and another one enrolled"
+        )
+    for each in (comes, goes):
+        _change(world, tx, each, principal)
+    check_reserve(world.policy.current(), tx.officers(), tx.base_threshold())
+
+
+def _change(world: World, tx: Transaction, operation: ChangeOfficer, principal: str) -> None:
     person = operation.person
     known = tx.officers().get(person.name)
     if (officer_digest(known) if known else "") != operation.before:
@@ -70,7 +94,6 @@ def change(world: World, tx: Transaction, operation: ChangeOfficer, principal: s
             "OFFICER_REVOKED", f"{person.name!r} was revoked; enrol the person under another name"
         )
     put(world, tx, person, principal)
-    check_reserve(world.policy.current(), tx.officers(), tx.base_threshold())
 
 
 def put(world: World, tx: Transaction, officer: Officer, principal: str) -> None:

@@ -19,6 +19,7 @@ from keyd.domain.operations import (
     SetRoleRules,
     SignMetadata,
     StartRotation,
+    SucceedOfficer,
     UseCompromisedKey,
     VoidReservation,
 )
@@ -38,6 +39,7 @@ _ALWAYS = (
     SetBaseRule,
     SetRoleRules,
     StartRotation,
+    SucceedOfficer,
     UseCompromisedKey,
     VoidReservation,
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from keyd.domain.officers import OfficerKeyKind, OfficerKeyState, OfficerState
-from keyd.domain.operations import ChangeOfficer, Operation, SetBaseRule
+from keyd.domain.operations import ChangeOfficer, Operation, SetBaseRule, SucceedOfficer
 from keyd.domain.quorum import BASE, QuorumRule, unreachable
 from keyd.errors import KeydError
 from keyd.services import proposals
@@ -123,6 +123,46 @@ def test_one_lost_one_replaced_one_compromised(world: World) -> None:
     gone = replace(ann.officer, state=OfficerState.REVOKED)
     shown = approve(world, propose(world, ChangeOfficer.to(back, gone)), new_cat, dan)
     assert reason(execute, world, ADMIN, shown.proposal.name) == "OFFICER_REVOKED"
+
+
+def succession(goes: Person, comes: Person) -> SucceedOfficer:
+    leaving = revoked(goes)
+    return SucceedOfficer(
+        leaving.officer, leaving.before, ChangeOfficer.to(comes.officer, None).officer
+    )
+
+
+def test_one_approval_lets_another_take_a_place(world: World) -> None:
+    """Where to revoke alone would leave too few, and whoever goes or comes has no say."""
+    ann, ben, cat, dan = (person(name) for name in ("ann", "ben", "cat", "dan"))
+    enrol(world, ann, ben, cat)
+    shown = propose(world, succession(cat, dan))
+    assert reason(approve, world, shown, cat) == "OFFICER_CONCERNED"
+    assert reason(approve, world, shown, dan) == "OFFICER_CONCERNED"
+    approve(world, shown, ann, ben)
+    execute(world, ADMIN, shown.proposal.name)
+    able = world.ledger.read(lambda view: view.officers().able)
+    assert {each.name for each in able} == {"ann", "ben", "dan"}
+    assert approve(world, propose(world, SetBaseRule(2)), ann, dan).standing.approved
+
+
+def test_a_succession_is_one_who_goes_and_one_who_comes(world: World) -> None:
+    ann, ben, cat, dan = (person(name) for name in ("ann", "ben", "cat", "dan"))
+    enrol(world, ann, ben, cat)
+    good = succession(cat, dan)
+    nobody_goes = replace(good, officer=ChangeOfficer.to(cat.officer, None).officer)
+    stranger = succession(person("eve"), dan)
+    for wrong, expected in (
+        (nobody_goes, "OFFICER_INVALID"),
+        (replace(good, successor=good.officer), "OFFICER_INVALID"),
+        (replace(stranger, before=""), "OFFICER_INVALID"),
+        (stranger, "OFFICER_CHANGED"),
+        (replace(good, before="0" * 64), "OFFICER_CHANGED"),
+    ):
+        shown = approve(world, propose(world, wrong), ann, ben)
+        assert reason(execute, world, ADMIN, shown.proposal.name) == expected
+    able = world.ledger.read(lambda view: view.officers().able)
+    assert {each.name for each in able} == {"ann", "ben", "cat"}
 
 
 def test_a_proposal_that_too_few_could_approve_is_refused(world: World) -> None:
