@@ -11,7 +11,14 @@ from keyd.domain import canonical, public_keys
 from keyd.domain.checkpoint import LogKey
 from keyd.domain.keys import Content, KeySpec, KeyState, Scheme
 from keyd.domain.officers import OfficerKeyState, OfficerState
-from keyd.domain.operations import ChangeOfficer, SetBaseRule, SignMetadata, VoidReservation
+from keyd.domain.operations import (
+    ChangeKeyState,
+    ChangeOfficer,
+    SetBaseRule,
+    SignMetadata,
+    SucceedOfficer,
+    VoidReservation,
+)
 from keyd.domain.tokens import SignItem
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError
 from keyd.ledger.backup import backup, restore
@@ -32,7 +39,7 @@ from tests.authors import Signed, Writer
 from tests.fakes import FakeTokens, SoftwareToken, TestClock, new_private_key, public_der, sign_with
 from tests.integration import rotating
 from tests.ledgers import Home
-from tests.officers import approve, carry_out, enrol, person, propose, reject
+from tests.officers import Person, approve, carry_out, enrol, person, propose, reject
 from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
 
 TIMEOUT_S = 10.0
@@ -172,8 +179,22 @@ def _approve(world: World, author: Author) -> None:
         new,
     )
     carry_out(world, SetBaseRule(2), ann, new)
-    reject(world, reject(world, proposed(author.root(5, days=400)), ann), dan)
+    _change_keys(world, ann, new)
+    eve = person("eve", "qa")
+    comes = ChangeOfficer.to(eve.officer, None)
+    goes = ChangeOfficer.to(replace(dan.officer, state=OfficerState.REVOKED), dan.officer)
+    carry_out(world, SucceedOfficer(goes.officer, goes.before, comes.officer), ann, new)
+    reject(world, reject(world, proposed(author.root(5, days=400)), ann), eve)
     approve(world, proposed(author.root(5, days=401)), ann)
+
+
+def _change_keys(world: World, *people: Person) -> None:
+    """A retired key is taken back, retired again and destroyed."""
+    key = make_key(world, "old")
+    retired, active, gone = KeyState.DEACTIVATED, KeyState.ACTIVE, KeyState.DESTROYED
+    for before, after in ((retired, active), (retired, gone)):
+        change_state(world, ADMIN, "KeyService.DeactivateKey", "old", new=retired, comment="")
+        carry_out(world, ChangeKeyState("old", key.fingerprint, before, after), *people)
 
 
 def _fail(world: World, author: Author, token: SoftwareToken) -> None:

@@ -43,7 +43,7 @@ def approved(client: Client) -> str:
     operation = ChangeKeyState("old", fingerprint, "DEACTIVATED", "DESTROYED")
     name = client.proposals.create(operations.encode(operation)).name
     for each in PEOPLE[:2]:
-        basis = case_of(client.proposals.get(name)).basis
+        basis = case_of(client.proposals.get(name), None).basis
         client.proposals.decide(name, each.envelope(basis))
     return name
 

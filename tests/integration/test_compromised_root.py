@@ -97,11 +97,11 @@ def test_officers_let_the_stolen_key_sign_the_root_that_removes_it(
     assert go_on(world, name).progress.proposals == (use,), "asked once"
     approve(world, proposals.get(world, ADMIN, use), people[0])
     with pytest.raises(ApprovalRequired):
-        proposals.execute(world, ADMIN, use)
+        proposals.execute(world, ADMIN, use, timeout_s=TIMEOUT_S)
     assert go_on(world, name).progress.rotation.state is RotationState.RUNNING
     approve(world, proposals.get(world, ADMIN, use), people[1])
     assert go_on(world, name).progress.rotation.state is RotationState.RUNNING, "not carried out"
-    proposals.execute(world, ADMIN, use)
+    proposals.execute(world, ADMIN, use, timeout_s=TIMEOUT_S)
     went = go_on(world, name)
     assert went.progress.rotation.state is RotationState.READY, went.progress
     assert state(world, "root-1") is KeyState.COMPROMISED
@@ -118,7 +118,7 @@ def test_leave_is_for_one_payload(
     assert isinstance(wanted, UseCompromisedKey)
     shown = proposals.create(world, ADMIN, replace(wanted, **other), b"", 3600)
     agree(world, shown.proposal.name, people)
-    proposals.execute(world, ADMIN, shown.proposal.name)
+    proposals.execute(world, ADMIN, shown.proposal.name, timeout_s=TIMEOUT_S)
     still = go_on(world, name).progress
     assert still.rotation.state is RotationState.RUNNING
     assert still.proposals == (use,)
@@ -135,7 +135,7 @@ def test_leave_for_a_key_that_is_not_compromised(world: World, people: tuple[Per
     name = proposals.create(world, ADMIN, wish, b"", 3600).proposal.name
     agree(world, name, people)
     with pytest.raises(PolicyViolation, match="KEY_CHANGED"):
-        proposals.execute(world, ADMIN, name)
+        proposals.execute(world, ADMIN, name, timeout_s=TIMEOUT_S)
 
 
 def test_nobody_to_ask(world: World, author: Author) -> None:

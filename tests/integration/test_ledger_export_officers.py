@@ -168,6 +168,32 @@ def root_unasked(f: Forgery) -> Entries:
     return [blank(f.executed("sign_metadata")[2])]
 
 
+def half_a_succession(f: Forgery) -> Entries:
+    return [blank(f.of("officer_changed", officer="dan")[-1])]
+
+
+def uninvited(f: Forgery) -> Entries:
+    return [blank(f.executed("succeed_officer")[2])]
+
+
+def destroyed_unasked(f: Forgery) -> Entries:
+    ended = [
+        f.of("proposal_ended", proposal=e["proposal"])[0]
+        for e in f.of("proposal_created", kind="change_key_state")
+    ]
+    return [blank(ended[-1])]
+
+
+def restored_unasked(f: Forgery) -> Entries:
+    return [blank(f.executed("change_key_state")[2])]
+
+
+def condemned_before(f: Forgery) -> Entries:
+    """A key that signed a root had been marked compromised."""
+    [spare] = f.of("key_state_changed", key="spare", to="COMPROMISED")
+    return [{**spare, "key": "root-1"}]
+
+
 LIES: list[tuple[Callable[[Forgery], Entries], str]] = [
     (fewer, "without the approvals that it needs"),
     (turned, "the signed statement says otherwise"),
@@ -185,6 +211,11 @@ LIES: list[tuple[Callable[[Forgery], Entries], str]] = [
     (foreign, "the approval is meant for another daemon"),
     (twice_executed, "ends what was not open"),
     (void_of_another, "no proposal that officers approved allows it"),
+    (half_a_succession, "it was executed, but what it allows was not recorded"),
+    (uninvited, "no proposal that officers approved allows it"),
+    (destroyed_unasked, "no proposal that officers approved allows it"),
+    (restored_unasked, "no proposal that officers approved allows it"),
+    (condemned_before, "a compromised key was used without officers"),
 ]
 
 

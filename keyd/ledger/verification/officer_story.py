@@ -15,13 +15,17 @@ from dataclasses import dataclass, field
 from keyd.domain import approval, operations
 from keyd.domain.approval import Basis, Decision
 from keyd.domain.audit import Event
+from keyd.domain.keys import KeyState
 from keyd.domain.officers import OfficerSet, officer_of
 from keyd.domain.operations import (
+    ChangeKeyState,
     ChangeOfficer,
     Operation,
     SetBaseRule,
     SignMetadata,
     StartRotation,
+    SucceedOfficer,
+    UseCompromisedKey,
     VoidReservation,
     officer_text,
 )
@@ -39,15 +43,17 @@ EVENTS = frozenset(
         Event.PROPOSAL_CREATED,
         Event.PROPOSAL_DECIDED,
         Event.PROPOSAL_ENDED,
+        Event.KEY_STATE_CHANGED,
         Event.RESERVATION_VOIDED,
         Event.ROTATION_STARTED,
         Event.REPOSITORY_BOOTSTRAPPED,
         Event.REPOSITORY_REGISTERED,
     }
 )
-# What stands in the entry after the end of its proposal.
+# What stands in the entries after the end of its proposal.
 _EFFECTIVE = (ChangeOfficer, SetBaseRule, VoidReservation)
 _VERSION = ("repository", "role", "epoch", "version", "payload_sha256")
+_EXEMPTION = ("repository", "key", "key_sha256", "payload_sha256")
 _BINDING = frozenset({Event.SIGNATURE_INTENDED, Event.VERSION_RESERVED})
 
 
@@ -72,6 +78,41 @@ class Proposed:
     decided: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _KeyChange:
+    """A key's change of state, as the log tells it: without the key's fingerprint."""
+
+    key: str
+    before: str
+    after: str
+
+    @property
+    def needs_officers(self) -> bool:
+        restored = (self.before, self.after) == (KeyState.DEACTIVATED, KeyState.ACTIVE)
+        return restored or self.after == KeyState.DESTROYED
+
+
+@dataclass(frozen=True)
+class _Awaited:
+    """An executed proposal, and the effects that have yet to stand in the entries from `index`."""
+
+    index: int
+    proposal: Proposed
+    effects: tuple[Operation, ...]
+
+
+def _effects(operation: Operation) -> tuple[Operation, ...]:
+    if isinstance(operation, SucceedOfficer):
+        return operation.changes
+    return (operation,) if isinstance(operation, _EFFECTIVE) else ()
+
+
+def _allowance(operation: Operation) -> Operation | _KeyChange:
+    if isinstance(operation, ChangeKeyState):
+        return _KeyChange(operation.key, operation.before, operation.after)
+    return operation
+
+
 class OfficerStory:
     """Takes the entries that concern officers in their order, and notes what cannot have happened.
 
@@ -86,11 +127,11 @@ class OfficerStory:
         self.base: tuple[int, int] | None = None
         self.proposals: dict[str, Proposed] = {}
         self.states: dict[str, str] = {}
-        # The proposal that was executed last, and where: its effect stands in the next entry.
-        self._executed: tuple[int, Proposed] | None = None
+        self._awaited: _Awaited | None = None
         # Uses of an approval stand on either side of its end: they are counted.
-        self._allowed: Counter[Operation] = Counter()
-        self._used: list[tuple[int, Operation]] = []
+        self._allowed: Counter[Operation | _KeyChange] = Counter()
+        self._used: list[tuple[int, Operation | _KeyChange]] = []
+        self._compromised: set[object] = set()
         self._production: set[object] = set()
 
     def follow(self, index: int, entry: Fields) -> None:
@@ -116,6 +157,8 @@ class OfficerStory:
                 self._demand(index, VoidReservation(*(entry[name] for name in _VERSION)))
             case Event.ROTATION_STARTED:
                 self._use(index, StartRotation(entry["repository"], entry["plan_sha256"]))
+            case Event.KEY_STATE_CHANGED:
+                self._key_changed(index, _KeyChange(entry["key"], entry["from"], entry["to"]))
             case Event.REPOSITORY_BOOTSTRAPPED | Event.REPOSITORY_REGISTERED:
                 if entry.get("development") is not True:
                     self._production.add(entry["repository"])
@@ -128,15 +171,24 @@ class OfficerStory:
             if self._allowed[operation] < 1:
                 self._report.flaw(f"entry {index}", "no proposal that officers approved allows it")
             self._allowed[operation] -= 1
-        if self._executed is not None and isinstance(self._executed[1].operation, _EFFECTIVE):
-            self._unrecorded(self._executed[1])
+        self._check_recorded()
+
+    def _key_changed(self, index: int, change: _KeyChange) -> None:
+        if change.needs_officers:
+            self._use(index, change)
+        if change.after == KeyState.COMPROMISED:
+            self._compromised.add(change.key)
 
     def _bound(self, index: int, entry: Fields) -> None:
         """A root version of a production repository got its payload, or one more signature."""
         if entry["repository"] in self._production and not entry.get("added"):
             self._use(index, SignMetadata(*(entry[name] for name in _VERSION)))
+        if entry.get("key") in self._compromised:
+            allowed = UseCompromisedKey(*(entry[name] for name in _EXEMPTION))
+            if not self._allowed[allowed]:
+                self._report.flaw(f"entry {index}", "a compromised key was used without officers")
 
-    def _use(self, index: int, operation: Operation) -> None:
+    def _use(self, index: int, operation: Operation | _KeyChange) -> None:
         if self.base is not None:
             self._used.append((index, operation))
 
@@ -153,16 +205,20 @@ class OfficerStory:
         """What officers have to agree to, once there are any, follows its executed proposal."""
         if self.base is None and not isinstance(operation, VoidReservation):
             return
-        where, executed = self._executed or (-2, None)
-        if executed is None or where != index - 1 or executed.operation != operation:
+        awaited, self._awaited = self._awaited, None
+        if awaited is None or awaited.index != index or awaited.effects[0] != operation:
             self._report.flaw(f"entry {index}", "no proposal that officers approved allows it")
-        elif not any(rule.name == BASE for rule in executed.rules):
+            return
+        if not any(rule.name == BASE for rule in awaited.proposal.rules):
             self._report.flaw(f"entry {index}", "it was allowed without the officers' own rule")
-        self._executed = None
+        if len(awaited.effects) > 1:
+            self._awaited = _Awaited(index + 1, awaited.proposal, awaited.effects[1:])
 
-    def _unrecorded(self, proposal: Proposed) -> None:
-        where = f"proposal {proposal.basis.proposal}"
-        self._report.flaw(where, "it was executed, but what it allows was not recorded")
+    def _check_recorded(self) -> None:
+        """No executed proposal is without its effect."""
+        if self._awaited is not None:
+            where = f"proposal {self._awaited.proposal.basis.proposal}"
+            self._report.flaw(where, "it was executed, but what it allows was not recorded")
 
     def _created(self, index: int, entry: Fields) -> None:
         where, name = f"entry {index}", entry["proposal"]
@@ -242,10 +298,10 @@ class OfficerStory:
         self.states[name] = state.value
         if state is not ProposalState.EXECUTED:
             return
-        if self._executed is not None and isinstance(self._executed[1].operation, _EFFECTIVE):
-            self._unrecorded(self._executed[1])
-        self._executed = (index, proposal)
-        self._allowed[proposal.operation] += 1
+        self._check_recorded()
+        effects = _effects(proposal.operation)
+        self._awaited = _Awaited(index + 1, proposal, effects) if effects else None
+        self._allowed[_allowance(proposal.operation)] += 1
         if proposal.basis.officers_sha256 != self.officers.digest:
             self._report.flaw(where, "it was executed although the officers had changed")
         if time_of(entry["time"]) >= approval.expiry_time(proposal.basis.expires):
