@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +28,10 @@ from tuf.api.metadata import (
 )
 from tuf.ngclient import FetcherInterface, Updater
 
+from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
+from keyd.domain.rotation.objections import objections
+from keyd.domain.rotation.standing import Standing
+
 ONLINE = ("timestamp", "snapshot", "targets")
 ROLES = (*ONLINE, "team")
 KEYS = {
@@ -37,6 +42,7 @@ KEYS = {
 DRIVEN_UP, ATTACKED, RECOVERED = 1000, 2, 3
 Files = Mapping[str, bytes]
 Payload = Root | Timestamp | Snapshot | Targets
+NOTHING: frozenset[str] = frozenset()
 
 
 class Repository(FetcherInterface):
@@ -89,21 +95,31 @@ def state(versions: Mapping[str, int], rotated: frozenset[str]) -> dict[str, byt
     return {f"{r}.json": signed(p, key_of(r, rotated)) for r, p in payloads.items()}
 
 
-def reaches(attacked: str, rotated: frozenset[str]) -> bool:
-    """Whether a client that cached the attack takes all of the recovery's files."""
-    nothing: frozenset[str] = frozenset()
-    first = root(1, nothing)
-    attack = state({**dict.fromkeys(ROLES, ATTACKED), attacked: DRIVEN_UP}, nothing)
-    recovery = state(dict.fromkeys(ROLES, RECOVERED), rotated)
+def meets(
+    attacked: str, rotated: frozenset[str], recovered: int = RECOVERED, *, stolen: bool = True
+) -> str:
+    """What a client that cached the attack says to the recovery; "": it takes all of its files.
+
+    Without the stolen key of a targets role a thief can only list a version that is not there.
+    """
+    first = root(1, NOTHING)
+    attack = state({**dict.fromkeys(ROLES, ATTACKED), attacked: DRIVEN_UP}, NOTHING)
+    if not stolen:
+        del attack[f"{attacked}.json"]
+    recovery = state(dict.fromkeys(ROLES, recovered), rotated)
+    roots = {"1.root.json": first}
     with tempfile.TemporaryDirectory() as home:
-        update(home, first, {"1.root.json": first, **attack})
-        roots = {"1.root.json": first, "2.root.json": root(2, rotated)}
+        with nullcontext() if stolen else pytest.raises(DownloadHTTPError):
+            update(home, first, {**roots, **attack})
+        if rotated:
+            roots["2.root.json"] = root(2, rotated)
         try:
             client = update(home, first, {**roots, **recovery})
-        except RepositoryError:
-            return False
+        except RepositoryError as refusal:
+            return f"{type(refusal).__name__}: {refusal}"
         held = client._trusted_set
-        return all(held[role].version == RECOVERED for role in ROLES)
+        assert [held[role].version for role in ROLES] == [recovered] * len(ROLES)
+        return ""
 
 
 def update(home: str, first: bytes, files: Files) -> Updater:
@@ -130,7 +146,55 @@ ENOUGH = {
 
 @pytest.mark.parametrize("attacked", ROLES)
 def test_which_rotations_bring_a_client_down_again(attacked: str) -> None:
-    found = [rotated for rotated in every() if reaches(attacked, rotated)]
+    found = [rotated for rotated in every() if not meets(attacked, rotated)]
     smallest = [s for s in found if not any(other < s for other in found)]
     assert smallest == ENOUGH[attacked]
     assert found == [s for s in every() if any(need <= s for need in ENOUGH[attacked])]
+
+
+LOWER = "BadVersionNumberError: "
+# What a client says to lower versions by the same keys, and to new keys of the role alone.
+REFUSALS = {
+    "timestamp": f"{LOWER}New timestamp version 3 must be >= 1000",
+    "snapshot": f"{LOWER}New snapshot version must be >= 1000, got version 3",
+    "targets": f"{LOWER}Expected targets.json version 3, got 1000.",
+    "team": f"{LOWER}Expected team.json version 3, got 1000.",
+}
+
+
+@pytest.mark.parametrize("attacked", ROLES)
+def test_new_versions_alone_are_refused(attacked: str) -> None:
+    assert meets(attacked, NOTHING) == REFUSALS[attacked]
+    own = meets(attacked, frozenset({attacked}))
+    assert own == ("" if attacked == "timestamp" else REFUSALS[attacked])
+
+
+@pytest.mark.parametrize("attacked", ROLES)
+def test_files_from_before_are_refused(attacked: str) -> None:
+    at = DRIVEN_UP if attacked == "timestamp" else ATTACKED
+    restored = meets(attacked, NOTHING, ATTACKED - 1)
+    assert restored == f"{LOWER}New timestamp version 1 must be >= {at}"
+
+
+@pytest.mark.parametrize("attacked", ["targets", "team"])
+def test_a_thief_without_the_key_does_as_much_harm(attacked: str) -> None:
+    for rotated in every():
+        said = meets(attacked, rotated, stolen=False)
+        assert said == ("" if "snapshot" in rotated else REFUSALS[attacked])
+
+
+@pytest.mark.parametrize("attacked", ROLES)
+def test_a_plan_allows_nothing_that_leaves_clients_behind(attacked: str) -> None:
+    """It asks for what TUF 5.3.11 speaks of, and that is enough."""
+    asked = {"timestamp", "snapshot"} if attacked == "snapshot" else ENOUGH[attacked][0]
+    allowed = [rotated for rotated in every() if is_allowed(attacked, rotated)]
+    assert allowed == [rotated for rotated in every() if asked <= rotated]
+    assert all(any(need <= rotated for need in ENOUGH[attacked]) for rotated in allowed)
+
+
+def is_allowed(attacked: str, rotated: frozenset[str]) -> bool:
+    changes = tuple(RoleChange(role, remove=("0" * 64,)) for role in sorted(rotated))
+    change = ChangeSet(RotationKind.FAST_FORWARD, "demo", changes, lower={attacked: RECOVERED})
+    standing = Standing("demo", False, datetime.now(UTC), trusted={}, delegators={}, keys={})
+    found = {finding.reason for finding in objections(change, standing, (attacked,))}
+    return "FAST_FORWARD_INCOMPLETE" not in found
