@@ -317,12 +317,28 @@ def decode(data: bytes) -> Operation:
         if {name: type(value).__name__ for name, value in members.items()} != wanted:
             raise _malformed(f"{kind.kind} has exactly the members {', '.join(sorted(wanted))}")
         operation = kind(**members)
+        _check_members(operation)
         canonical_form = encode(operation)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _malformed("it is no operation that this keyd knows") from error
     if canonical_form != data:
         raise _malformed("it is not in canonical form")
     return operation
+
+
+def _check_members(operation: Operation) -> None:
+    """Refuse what is text here and cannot be read where it is shown or done."""
+    if isinstance(operation, ChangeKeyState) and operation.after not in _STATE_METHODS:
+        raise _malformed(f"no operation takes a key to the state {operation.after!r}")
+    if isinstance(operation, SetRoleRules):
+        _ = operation.levels
+    if isinstance(operation, ChangeOfficer):
+        person = operation.person
+        texts = (person.name, *person.groups, *person.principals)
+        if not all(isinstance(text, str) for text in texts):
+            raise _malformed("names of officers, groups and principals are strings")
+        if officer_text(person) != operation.officer:
+            raise _malformed("the officer is not in canonical form")
 
 
 def action(operation: Operation) -> Action:

@@ -1,0 +1,40 @@
+"""Operations that nobody could read are refused before anybody is asked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from keyd.domain import canonical, operations
+from keyd.domain.operations import ChangeKeyState, ChangeOfficer
+from keyd.errors import InvalidRequest
+from tests.officers import person
+
+ANN = person("ann")
+OFFICER = json.loads(operations.officer_text(ANN.officer))
+
+
+@pytest.mark.parametrize(
+    "officer",
+    [
+        canonical.encode({**OFFICER, "groups": ["qa", 1]}).decode(),
+        canonical.encode({**OFFICER, "groups": "qa"}).decode(),
+        canonical.encode({**OFFICER, "name": {}}).decode(),
+        canonical.encode({**OFFICER, "name": 5}).decode(),
+        canonical.encode({**OFFICER, "more": "unseen"}).decode(),
+        operations.officer_text(ANN.officer).replace('"name"', '"name":"eve","name"'),
+        "[]",
+    ],
+)
+def test_an_officer_who_cannot_be_shown_is_no_operation(officer: str) -> None:
+    """One such proposal would have broken every list of proposals."""
+    with pytest.raises(InvalidRequest) as refused:
+        operations.decode(operations.encode(ChangeOfficer(officer, "")))
+    assert refused.value.reason == "OPERATION_MALFORMED"
+
+
+def test_a_state_that_no_key_has_is_no_operation() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        operations.decode(operations.encode(ChangeKeyState("k", "0" * 64, "ACTIVE", "GONE")))
+    assert refused.value.reason == "OPERATION_MALFORMED"
