@@ -26,7 +26,7 @@ from keyd.domain.operations import (
 from keyd.domain.payload import Payload
 from keyd.domain.policy import Action, Caller
 from keyd.domain.quorum import BASE, QuorumRule, Tally, tally, unreachable
-from keyd.domain.records import Role
+from keyd.domain.records import Reservation, Role
 from keyd.domain.records_quorum import Proposal, ProposalState
 from keyd.errors import ApprovalRequired, PolicyViolation
 from keyd.ports import Transaction, View
@@ -81,7 +81,7 @@ def demanded(
 
 
 class Signing(Protocol):
-    """What is to be signed for the first time, by whom and in whose name."""
+    """What is to be signed, by whom and in whose name; `reservation`: its version is bound."""
 
     @property
     def role(self) -> Role: ...
@@ -95,15 +95,18 @@ class Signing(Protocol):
     @property
     def caller(self) -> Caller: ...
 
+    @property
+    def reservation(self) -> Reservation | None: ...
+
 
 def use_approval(world: World, tx: Transaction, signing: Signing) -> None:
-    """Use up the approval that a reservation needs, in its own transaction.
+    """Use up the approval that a signature needs, in the transaction of its intent.
 
     Rules, officers and policy of this moment count, whatever held when the payload was judged.
     Raises: as `approving`.
     """
-    role, payload = signing.role, signing.payload
-    if name := approved_signing(world, tx, role, payload, signing.key.name):
+    approved = approved_signing if signing.reservation is None else approved_joining
+    if name := approved(world, tx, signing.role, signing.payload, signing.key.name):
         consume(world, tx, name, signing.caller.principal)
 
 
@@ -112,10 +115,44 @@ def approved_signing(world: World, view: View, role: Role, payload: Payload, key
     # Thousands of signatures need no look at the ledger.
     if role.name != "root" and not world.policy.current().quorums:
         return ""
-    version = payload.signed["version"]
-    operation = SignMetadata(role.repository, role.name, role.epoch, version, payload.digest)
-    action = Action("SigningService.SignMetadata", role.repository, role.name, key)
+    return approving(world, view, _operation(role, payload), _action(role, key))
+
+
+def approved_joining(world: World, view: View, role: Role, payload: Payload, key: str) -> str:
+    """As `approved_signing`, for a key that adds its signature to a bound version.
+
+    What holds for every key was asked for when the version was bound; a rule that names this key
+    was not, if another key came first.
+    """
+    action = _action(role, key)
+    naming = [
+        quorum.rule
+        for quorum in world.policy.current().quorums
+        if key in quorum.scope.keys and quorum.demands(action)
+    ]
+    operation = _operation(role, payload)
+    if not naming or _agreed(view, operations.digest(operation), naming):
+        return ""
     return approving(world, view, operation, action)
+
+
+def _agreed(view: View, digest: str, rules: Collection[QuorumRule]) -> bool:
+    """Whether officers have let this be signed before, by all of these rules."""
+    return any(
+        proposal.state is ProposalState.EXECUTED
+        and proposal.operation_sha256 == digest
+        and all(rule in proposal.rules for rule in rules)
+        for proposal in view.proposals()
+    )
+
+
+def _operation(role: Role, payload: Payload) -> SignMetadata:
+    version = payload.signed["version"]
+    return SignMetadata(role.repository, role.name, role.epoch, version, payload.digest)
+
+
+def _action(role: Role, key: str) -> Action:
+    return Action("SigningService.SignMetadata", role.repository, role.name, key)
 
 
 def approving(world: World, view: View, operation: Operation, action: Action | None = None) -> str:

@@ -48,8 +48,8 @@ def reserve(world: World, prepared: Prepared) -> Callable[[Transaction], Reserve
         announcement = _announcement(world, prepared)
         leaf = tx.append(announcement)
         reservation = prepared.reservation
+        use_approval(world, tx, prepared)
         if reservation is None:
-            use_approval(world, tx, prepared)
             # Key material belongs to one repository: what this payload lists becomes its own.
             claim_listed(tx, prepared.role.repository, prepared.role.name, prepared.payload)
             reservation = _new_reservation(prepared, leaf, announcement.at)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from keyd.domain.audit import Entry, Event, Fields
 from keyd.domain.keys import Key, KeyState, check_transition
 from keyd.domain.names import check_comment
-from keyd.domain.operations import StartRotation
+from keyd.domain.operations import ChangeKeyState, StartRotation
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import ReservationState
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
@@ -131,6 +131,12 @@ def _condemn(world: World, tx: Transaction, caller: Caller, plan: Plan) -> None:
     """A stolen key must not sign until somebody has time for it."""
     for key in _stolen(plan, tx):
         check_transition(key.state, KeyState.COMPROMISED)
+        after = KeyState.COMPROMISED.value
+        operation = ChangeKeyState(key.name, key.fingerprint, key.state.value, after)
+        # What the policy demands of the call that marks a key holds here as well.
+        action = Action("KeyService.MarkKeyCompromised", key=key.name)
+        if approved := approving(world, tx, operation, action):
+            consume(world, tx, approved, caller.principal)
         tx.put_key(replace(key, state=KeyState.COMPROMISED))
         fields: Fields = {
             "key": key.name,
