@@ -6,11 +6,25 @@ from functools import lru_cache
 
 from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation.plan import Plan, plan_of
+from keyd.errors import PolicyViolation
+from keyd.ports import View
 
 
 def plan_behind(rotation: Rotation) -> Plan:
     """The plan that a rotation was started with."""
     return _read(rotation.plan)
+
+
+def still_open(view: View, name: str) -> Rotation:
+    """The rotation as it is recorded now, if it is still under way.
+
+    Raises: PolicyViolation (ROTATION_ENDED).
+    """
+    found = view.rotation(name)
+    if found is None or not found.state.is_open:
+        state = found.state.value if found else "unknown"
+        raise PolicyViolation("ROTATION_ENDED", f"{name} is {state}")
+    return found
 
 
 def leaving(rotation: Rotation) -> tuple[str, ...]:

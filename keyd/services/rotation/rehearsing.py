@@ -15,6 +15,7 @@ from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.evidence import role_or_new, trusted
 from keyd.services.rotation.files import listed_in_order, published_file
+from keyd.services.rotation.plans import still_open
 from keyd.services.world import World
 
 _PUBLISHED_LAST = ("snapshot", "root", "timestamp")
@@ -36,6 +37,8 @@ def rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ...
         )
 
     def work(tx: Transaction) -> None:
+        # It may have been given up, or published by somebody else, while the clients ran.
+        current = still_open(tx, rotation.name)
         files = tx.rotation_files(rotation.name)
         tx.append(
             Entry(
@@ -50,7 +53,7 @@ def rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ...
                 },
             )
         )
-        tx.put_rotation(replace(rotation, state=RotationState.READY))
+        tx.put_rotation(replace(current, state=RotationState.READY))
 
     world.ledger.transact(work)
     failpoint(Failpoint.ROTATION_REHEARSED)

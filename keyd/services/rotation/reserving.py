@@ -25,6 +25,7 @@ from keyd.services.quorum import approving, consume
 from keyd.services.refusals import refusal
 from keyd.services.repositories import claim_listed, existing
 from keyd.services.rotation.confirming import change_digest
+from keyd.services.rotation.plans import still_open
 from keyd.services.world import World
 
 _ROUNDS = 8
@@ -62,8 +63,6 @@ class _Judged:
     payload: Payload
     required: tuple[KeySet, ...]
     basis: Basis
-    # The approved proposal that the reservation uses up, "" if it needs none.
-    proposal: str
 
     @property
     def version(self) -> int:
@@ -105,8 +104,8 @@ def _judge(world: World, view: View, step: SigningStep) -> _Judged:
     judgement = judge(Question(payload, world.clock.now(), confirmed_change=confirmed), evidence)
     if judgement.refusals:
         raise refusal(judgement.refusals)
-    proposal = _approving(world, view, role, payload)
-    return _Judged(repository, role, payload, judgement.required, evidence.basis, proposal)
+    _approving(world, view, role, payload)
+    return _Judged(repository, role, payload, judgement.required, evidence.basis)
 
 
 def _approving(world: World, view: View, role: Role, payload: Payload) -> str:
@@ -132,9 +131,11 @@ def _role(view: View, step: SigningStep) -> Role:
 def _bind(
     world: World, principal: str, step: SigningStep, judged: _Judged
 ) -> Callable[[Transaction], RotationFile | None]:
-    role, rotation = judged.role, step.rotation
+    role = judged.role
 
     def work(tx: Transaction) -> RotationFile | None:
+        # Somebody may have given the rotation up since the step began.
+        rotation = still_open(tx, step.rotation.name)
         if not still_holds(tx, role.repository, judged.basis):
             return None
         bound = tx.reservation(role.repository, role.name, role.epoch, judged.version)
@@ -143,8 +144,9 @@ def _bind(
         if role.epoch > role_or_new(tx, role.repository, role.name).epoch:
             tx.append(_lowering(world, principal, rotation, role))
             tx.put_role(role)
-        if judged.proposal:
-            consume(world, tx, judged.proposal, principal)
+        # Rules, officers and policy of this moment count, whatever held when it was judged.
+        if approved := _approving(world, tx, role, judged.payload):
+            consume(world, tx, approved, principal)
         entry = _entry(world, principal, step, judged)
         leaf = tx.append(entry)
         claim_listed(tx, role.repository, role.name, judged.payload)

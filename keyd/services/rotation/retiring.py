@@ -25,19 +25,20 @@ _RETIRED_FROM = (KeyState.PRE_ACTIVE, KeyState.ACTIVE, KeyState.SUSPENDED)
 
 def confirm(world: World, caller: Caller, rotation: Rotation) -> None:
     """The files are published; saying so again changes nothing. Raises: PolicyViolation."""
-    if rotation.state in (RotationState.RETIRING, RotationState.DONE):
-        return
-    if rotation.state is not RotationState.READY:
-        raise PolicyViolation(
-            "ROTATION_NOT_READY",
-            f"{rotation.name} is {rotation.state.value}: only rehearsed files are published",
-        )
 
     def work(tx: Transaction) -> None:
+        current = tx.rotation(rotation.name) or rotation
+        if current.state in (RotationState.RETIRING, RotationState.DONE):
+            return
+        if current.state is not RotationState.READY:
+            raise PolicyViolation(
+                "ROTATION_NOT_READY",
+                f"{current.name} is {current.state.value}: only rehearsed files are published",
+            )
         now = world.clock.now()
         fields = {"rotation": rotation.name, "repository": rotation.repository}
         tx.append(Entry(Event.ROTATION_PUBLISHED, now, caller.principal, fields=fields))
-        tx.put_rotation(replace(rotation, state=RotationState.RETIRING, published_at=now))
+        tx.put_rotation(replace(current, state=RotationState.RETIRING, published_at=now))
 
     world.ledger.transact(work)
     failpoint(Failpoint.ROTATION_PUBLISHED)

@@ -19,6 +19,7 @@ from keyd.services.evidence import role_or_new, trusted
 from keyd.services.key_use import check_usable
 from keyd.services.rotation import receipts
 from keyd.services.rotation.files import recorded_payload
+from keyd.services.rotation.plans import still_open
 from keyd.services.world import World
 
 
@@ -46,10 +47,10 @@ def upload(
     """
 
     def work(tx: Transaction) -> Uploaded:
+        still_open(tx, rotation.name)
         reservation = receipts.check(tx, rotation, receipt)
         payload = recorded_payload(tx, reservation.digest)
-        fingerprint = _listed(reservation, keyid)
-        _check_signature(tx, reservation, payload, keyid, signature)
+        fingerprint = _signer(tx, reservation, payload, keyid, signature)
         _check_not_stolen(tx, reservation, payload, fingerprint)
         made = {s.fingerprint for s in tx.signatures(reservation)}
         if fingerprint in made:
@@ -80,23 +81,29 @@ def _advance(tx: Transaction, reservation: Reservation, payload: Payload, comple
     return complete
 
 
-def _listed(reservation: Reservation, keyid: str) -> str:
-    for keys in reservation.required:
-        if keyid in keys.fingerprints:
-            return keys.fingerprints[keyid]
+def _listed(reservation: Reservation, keyid: str) -> frozenset[str]:
+    """The keys that the required lists mean by the id: two lists may mean different ones."""
+    found = frozenset(
+        keys.fingerprints[keyid] for keys in reservation.required if keyid in keys.fingerprints
+    )
+    if found:
+        return found
     raise NotAllowed(
         "KEY_NOT_IN_ROLE",
         f"no list that {reservation.role} {reservation.version} needs has the key id {keyid}",
     )
 
 
-def _check_signature(
+def _signer(
     view: View, reservation: Reservation, payload: Payload, keyid: str, signature: bytes
-) -> None:
+) -> str:
+    """Which of the listed keys made the signature; that one is counted, and no other."""
+    listed = _listed(reservation, keyid)
     for objects in _key_objects(view, reservation, payload):
         pair = [(keyid, signature.hex())]
-        if keyid in objects and public_keys.verify_metadata_signatures(payload.raw, pair, objects):
-            return
+        made_by = public_keys.verify_metadata_signatures(payload.raw, pair, objects)
+        if signers := made_by & listed:
+            return min(signers)
     raise InvalidRequest(
         "SIGNATURE_INVALID",
         f"the signature under {keyid} does not verify over this payload: sign its exact bytes",
