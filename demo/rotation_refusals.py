@@ -43,13 +43,15 @@ def _plans(rotating: Rotating) -> list[tuple[str, str, RotationChange]]:
         return change(kind, [RoleChange(role=role, **more)])  # type: ignore[arg-type]
 
     add = [NewKey(name="fresh", token="softhsm")]
-    lost = change("EMERGENCY", [RoleChange(role="root", add=add)], compromised=_root_keys(rotating))
+    stolen = change(
+        "EMERGENCY", [RoleChange(role="root", add=add)], compromised=_root_keys(rotating)
+    )
     lowered = change("FAST_FORWARD", [RoleChange(role="timestamp", remove=["*"], add=add)])
     lowered.lower["snapshot"] = 1
     root_lowered = change("FAST_FORWARD", [RoleChange(role="timestamp", remove=["*"], add=add)])
     root_lowered.lower["root"] = 1
     return [
-        ("a root whose old threshold is out of reach", "OLD_THRESHOLD_UNREACHABLE", lost),
+        ("a root that thieves can sign as well", "ROOT_THRESHOLD_COMPROMISED", stolen),
         (
             "a role that loses its last key",
             "NEW_THRESHOLD_UNREACHABLE",
