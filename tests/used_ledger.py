@@ -164,7 +164,7 @@ def _approve(world: World, author: Author) -> None:
     approve(world, proposed(wrong), ann, cat)
     sign(wrong, "root-1")
     digest = hashlib.sha256(canonical.encode(wrong)).hexdigest()
-    carry_out(world, VoidReservation("demo", "root", 0, 4, digest), ann, ben)
+    carry_out(world, VoidReservation("demo", "root", 0, 4, digest, 0), ann, ben)
     approve(world, proposed(right), ben, cat)
     sign(right, "root-1", "root-2")
     dan, new = person("dan", "qa"), ben.with_new_key()

@@ -64,6 +64,12 @@ def proposal() -> None:
 @click.option(
     "--void", type=(str, int), metavar="ROLE VERSION", help="Free a version for another payload."
 )
+@click.option(
+    "--elsewhere",
+    type=click.IntRange(0),
+    default=0,
+    help="With --void: keys held elsewhere whose holders said that they did not sign.",
+)
 @click.option("--accept-policy", type=_FILE, help="Let this policy file hold although it loosens.")
 @click.option("--base-rule", type=click.IntRange(1), help="How many officers a loosening needs.")
 @click.option(
@@ -85,6 +91,7 @@ def create(
     repository: str,
     role: str,
     rsa_bits: str | None,
+    elsewhere: int,
     days: int,
     profile: str,
     as_json: bool,
@@ -104,7 +111,9 @@ def create(
             case "--sign-opaque":
                 operation = proposing.signing_opaque(client, *chosen["sign_opaque"])
             case "--void":
-                operation = proposing.voiding(client, repository, *chosen["void"])
+                operation = proposing.voiding(
+                    client, repository, *chosen["void"], elsewhere=elsewhere
+                )
             case "--accept-policy":
                 operation = proposing.policy(chosen["accept_policy"])
             case "--base-rule":

@@ -42,12 +42,15 @@ def signing(client: Client, path: Path, repository: str, role: str) -> tuple[Ope
     return operation, document.payload
 
 
-def voiding(client: Client, repository: str, role: str, version: int) -> Operation:
+def voiding(
+    client: Client, repository: str, role: str, version: int, *, elsewhere: int
+) -> Operation:
     """Free a version that is bound to a payload, in the role's present epoch."""
     name = repository or client.profile.repository
     bound = client.get_signature(role, version, name).payload
     epoch = _epoch(client, name, role)
-    return VoidReservation(name, role, epoch, version, hashlib.sha256(bound).hexdigest())
+    digest = hashlib.sha256(bound).hexdigest()
+    return VoidReservation(name, role, epoch, version, digest, elsewhere)
 
 
 def key_state(client: Client, key: str, state: str) -> Operation:

@@ -107,7 +107,12 @@ class SetRoleRules:
 
 @dataclass(frozen=True)
 class VoidReservation:
-    """Let a version that is bound to a payload, below every threshold, have another one."""
+    """Let a version that is bound to a payload, below every threshold, have another one.
+
+    `elsewhere` counts the listed keys that no token here holds and that together with the known
+    signatures could have reached a threshold, 0 if they could not: what they made is not recorded
+    here, and only their holders know of it.
+    """
 
     kind: ClassVar[str] = "void_reservation"
     repository: str
@@ -115,12 +120,17 @@ class VoidReservation:
     epoch: int
     version: int
     payload_sha256: str
+    elsewhere: int
 
     def words(self) -> str:
         """What happens, in a line."""
+        unseen = (
+            f"; {self.elsewhere} keys held elsewhere may have signed it: approve only if every "
+            "holder said that they did not, and never will"
+        )
         return (
             f"void {self.repository}/{self.role} version {self.version}, "
-            f"bound to payload {self.payload_sha256[:16]}"
+            f"bound to payload {self.payload_sha256[:16]}{unseen if self.elsewhere else ''}"
         )
 
 

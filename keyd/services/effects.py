@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from keyd.domain.audit import Entry, Event, Fields
@@ -18,6 +19,7 @@ from keyd.domain.operations import (
     VoidReservation,
 )
 from keyd.domain.records import Reservation, ReservationState
+from keyd.domain.trust import KeySet
 from keyd.errors import InvalidRequest, NotFound, PolicyViolation
 from keyd.ports import Transaction, View
 from keyd.services import officers
@@ -62,7 +64,8 @@ def perform(world: World, tx: Transaction, operation: Operation, principal: str)
 def voidable(view: View, operation: VoidReservation) -> Reservation:
     """The reservation that may be voided.
 
-    Raises: NotFound, PolicyViolation (VOID_AT_THRESHOLD, VOID_THRESHOLD_ONE).
+    Raises: NotFound, PolicyViolation (VOID_AT_THRESHOLD, VOID_THRESHOLD_ONE, VOID_TOKEN_AT_WORK,
+    VOID_ELSEWHERE: `details["elsewhere"]` is the number that the operation has to name).
     """
     found = view.reservation(
         operation.repository, operation.role, operation.epoch, operation.version
@@ -90,7 +93,21 @@ def voidable(view: View, operation: VoidReservation) -> Reservation:
         raise PolicyViolation(
             "VOID_TOKEN_AT_WORK", "a token is being asked to sign this payload: wait for its answer"
         )
+    if (unseen := _elsewhere(view, found.required, signed)) != operation.elsewhere:
+        raise PolicyViolation(
+            "VOID_ELSEWHERE",
+            f"{unseen} listed keys that are held elsewhere may have signed this payload and reach "
+            "a threshold; ask their holders, and propose the void with that number",
+            details={"elsewhere": str(unseen)},
+        )
     return found
+
+
+def _elsewhere(view: View, required: Sequence[KeySet], signed: frozenset[str]) -> int:
+    """How many keys that are not here could have brought the payload to a threshold unseen."""
+    listed = {fingerprint for keys in required for fingerprint in keys.fingerprints.values()}
+    unseen = frozenset(fp for fp in listed - signed if view.key_by_fingerprint(fp) is None)
+    return len(unseen) if any(keys.reached(signed | unseen) for keys in required) else 0
 
 
 def _void(world: World, tx: Transaction, operation: VoidReservation, principal: str) -> None:
@@ -104,6 +121,7 @@ def _void(world: World, tx: Transaction, operation: VoidReservation, principal: 
         "epoch": found.epoch,
         "version": found.version,
         "payload_sha256": found.digest,
+        "elsewhere": operation.elsewhere,
         "intent": found.leaf,
     }
     tx.append(Entry(Event.RESERVATION_VOIDED, world.clock.now(), principal, fields=entry))

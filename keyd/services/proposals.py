@@ -11,7 +11,14 @@ from keyd.domain import approval, operations
 from keyd.domain.approval import Decision
 from keyd.domain.audit import Entry, Event, Fields
 from keyd.domain.keys import Content
-from keyd.domain.operations import ChangeKeyState, CreateKey, Operation, SignMetadata, SignOpaque
+from keyd.domain.operations import (
+    ChangeKeyState,
+    CreateKey,
+    Operation,
+    SignMetadata,
+    SignOpaque,
+    VoidReservation,
+)
 from keyd.domain.payload import parse
 from keyd.domain.policy import Action, Caller
 from keyd.domain.quorum import rule_text
@@ -223,6 +230,8 @@ def _check_voter(view: View, proposal: Proposal, officer: str) -> None:
 def _check_payload(view: View, operation: Operation, payload: bytes) -> None:
     """A payload that is to be signed must parse, and be the one that the operation names."""
     _check_key(view, operation)
+    if isinstance(operation, VoidReservation):
+        effects.voidable(view, operation)
     if not isinstance(operation, SignMetadata):
         if payload:
             raise InvalidRequest("PAYLOAD_UNEXPECTED", f"{operation.kind} takes no payload")

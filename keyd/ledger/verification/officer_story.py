@@ -154,7 +154,9 @@ class OfficerStory:
     def _used_approval(self, index: int, entry: Fields) -> None:
         match entry["event"]:
             case Event.RESERVATION_VOIDED:
-                self._demand(index, VoidReservation(*(entry[name] for name in _VERSION)))
+                self._demand(
+                    index, VoidReservation(*(entry[name] for name in (*_VERSION, "elsewhere")))
+                )
             case Event.ROTATION_STARTED:
                 self._use(index, StartRotation(entry["repository"], entry["plan_sha256"]))
             case Event.KEY_STATE_CHANGED:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keyd.domain import canonical
-from keyd.domain.keys import KeyState
+from keyd.domain import canonical, operations, public_keys
+from keyd.domain.keys import KeySpec, KeyState, Scheme
 from keyd.domain.operations import (
     ChangeKeyState,
     SetRoleRules,
@@ -28,7 +28,7 @@ from keyd.services.released import Released
 from keyd.services.repositories import set_role_rules
 from keyd.services.world import World
 from tests.authors import Signed
-from tests.fakes import TestClock
+from tests.fakes import TestClock, new_private_key, public_der
 from tests.officers import approve, carry_out, enrol, execute, person, propose, reject
 from tests.worlds import ADMIN, SIGNER, Author, active_author, allow_all, make_key, open_world
 
@@ -190,7 +190,7 @@ def test_marking_a_key_compromised_waits_for_nobody(world: World, author: Author
 
 def void_of(root: Signed) -> VoidReservation:
     operation, _ = signing(root)
-    return VoidReservation("demo", "root", 0, root["version"], operation.payload_sha256)
+    return VoidReservation("demo", "root", 0, root["version"], operation.payload_sha256, 0)
 
 
 def approved_root(world: World, author: Author, root: Signed, *keys: str) -> None:
@@ -219,16 +219,39 @@ def test_a_root_below_its_threshold_is_voided_and_made_anew(
 
 
 def test_what_reached_a_threshold_is_never_voided(world: World, author: Author) -> None:
+    """Neither proposed nor, where the signature came after the approval, executed."""
     root = author.root(2)
-    approved_root(world, author, root, "root-1", "root-2")
+    approved_root(world, author, root, "root-1")
     shown = approve(world, propose(world, void_of(root)), ANN, BEN)
+    sign_root(author, "root-2", root)
     refused("VOID_AT_THRESHOLD", execute, world, ADMIN, shown.proposal.name)
+    refused("VOID_AT_THRESHOLD", propose, world, replace(void_of(root), elsewhere=1))
+
+
+def test_keys_held_elsewhere_may_have_signed_what_is_voided(world: World, author: Author) -> None:
+    """Their holders alone know: officers have to say how many they asked."""
+    cards = [new_private_key(KeySpec(Scheme.ED25519)) for _ in range(2)]
+    keys = [public_keys.tuf_key(public_der(card), Scheme.ED25519) for card in cards]
+    moved = author.root(2)
+    moved["keys"] |= dict(keys)
+    moved["roles"]["root"]["keyids"] += [keyid for keyid, _ in keys]
+    approved_root(world, author, moved, "root-1", "root-2")
+    wrong = {**moved, "version": 3, "expires": "2031-06-02T00:00:00Z"}
+    approved_root(world, author, wrong, "root-1")
+    refused("VOID_ELSEWHERE", propose, world, void_of(wrong))
+    shown = propose(world, replace(void_of(wrong), elsewhere=2))
+    assert (
+        "2 keys held elsewhere may have signed it"
+        in operations.decode(shown.proposal.operation).words()
+    )
+    approve(world, shown, ANN, BEN)
+    execute(world, ADMIN, shown.proposal.name)
+    approved_root(world, author, {**wrong, "expires": "2031-06-03T00:00:00Z"}, "root-1", "root-2")
 
 
 def test_one_signature_that_is_enough_is_never_voided(world: World, author: Author) -> None:
     author.sign("timestamp", "timestamp", author.timestamp(2))
     found = world.ledger.read(lambda view: view.reservation("demo", "timestamp", 0, 2))
     assert found is not None
-    operation = VoidReservation("demo", "timestamp", 0, 2, found.digest)
-    shown = approve(world, propose(world, operation), ANN, BEN)
-    refused("VOID_THRESHOLD_ONE", execute, world, ADMIN, shown.proposal.name)
+    operation = VoidReservation("demo", "timestamp", 0, 2, found.digest, 0)
+    refused("VOID_THRESHOLD_ONE", propose, world, operation)
