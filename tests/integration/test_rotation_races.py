@@ -14,7 +14,8 @@ from keyd.domain.records import Reservation, ReservationState
 from keyd.domain.records_rotation import Rotation, RotationState
 from keyd.domain.rehearsal import Act, Play
 from keyd.domain.trust import KeySet
-from keyd.errors import ApprovalRequired, InvalidRequest, PolicyViolation
+from keyd.errors import ApprovalRequired, BackendUnavailable, InvalidRequest, PolicyViolation
+from keyd.ports import Transaction
 from keyd.rehearsal.stage import StockClients
 from keyd.services.rotation import retiring, starting, uploads
 from keyd.services.rotation.payloads import builder
@@ -75,6 +76,30 @@ def test_a_rehearsal_does_not_bring_back_what_was_given_up(world: World, author:
         rehearse(slow, ADMIN, rotation)
     assert refused.value.reason == "ROTATION_ENDED"
     assert recorded(world, rotation.name).state is RotationState.CANCELLED
+
+
+class ChangedMeanwhile:
+    """Clients that take their time: the files change before they are done."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+
+    def rehearse(self, play: Play) -> tuple[Act, ...]:
+        def add(tx: Transaction) -> None:
+            [*_, last] = tx.rotation_files(self._name)
+            tx.put_rotation_file(replace(last, step=last.step + 1))
+
+        self._world.ledger.transact(add)
+        return ()
+
+
+def test_only_the_files_that_clients_met_are_released(world: World, author: Author) -> None:
+    name = begin(world, rotation_of("timestamp", "timestamp", "timestamp-2"))
+    slow = replace(world, rehearsal=ChangedMeanwhile(world, name))
+    with pytest.raises(BackendUnavailable) as refused:
+        go_on(slow, name)
+    assert refused.value.reason == "ROTATION_MOVED"
+    assert recorded(world, name).state is RotationState.RUNNING
 
 
 def test_a_late_confirmation_does_not_begin_the_grace_time_again(

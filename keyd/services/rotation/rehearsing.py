@@ -10,7 +10,7 @@ from keyd.domain.policy import Caller
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
 from keyd.domain.rehearsal import Act, Play, SignedFile
 from keyd.domain.trust import TOP_LEVEL, FileFacts
-from keyd.errors import PolicyViolation
+from keyd.errors import BackendUnavailable, PolicyViolation
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.evidence import role_or_new, trusted
@@ -24,9 +24,11 @@ _PUBLISHED_LAST = ("snapshot", "root", "timestamp")
 def rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ...]:
     """Have the files met by stock clients, and release them if all goes as it must.
 
-    Raises: PolicyViolation (REHEARSAL_FAILED).
+    Raises: PolicyViolation (REHEARSAL_FAILED), BackendUnavailable (ROTATION_MOVED).
     """
-    play = world.ledger.read(lambda view: make_play(view, rotation))
+    met, play = world.ledger.read(
+        lambda view: (view.rotation_files(rotation.name), make_play(view, rotation))
+    )
     acts = world.rehearsal.rehearse(play)
     failed = [act for act in acts if not act.as_promised]
     if failed:
@@ -40,6 +42,12 @@ def rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ...
         # It may have been given up, or published by somebody else, while the clients ran.
         current = still_open(tx, rotation.name)
         files = tx.rotation_files(rotation.name)
+        if files != met:
+            raise BackendUnavailable(
+                "ROTATION_MOVED",
+                "files of the rotation changed while clients met them: continue once more",
+                retry_after_s=0.1,
+            )
         tx.append(
             Entry(
                 event=Event.ROTATION_REHEARSED,
