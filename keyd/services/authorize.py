@@ -12,9 +12,11 @@ def denial(world: World, caller: Caller, action: Action) -> NotAllowed | None:
     decision = decide(world.policy.current(), caller, action)
     if decision.allowed:
         return None
+    subject = _subject(action)
+    place = f" on {subject}" if subject else ""
     return NotAllowed(
         "POLICY_DENIES",
-        f"{caller.principal} may not call {action.method} here: {decision.explanation}; "
+        f"{caller.principal} may not call {action.method}{place}: {decision.explanation}; "
         "an administrator can grant it in the policy file (keyd policy explain shows why)",
     )
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from keyd.domain.keys import Key
-from keyd.domain.methods import METHODS, Resource
 from keyd.domain.payload import Payload, parse
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Repository, Role
@@ -127,15 +126,7 @@ def _authorise(
     world: World, caller: Caller, request: SigningRequest, method: str, place: tuple[str, str]
 ) -> None:
     repository, role = place
-    # What a method is not said to touch need not be granted: a rotation's keys have new names.
-    touched = METHODS.get(method, frozenset(Resource))
-    action = Action(
-        method,
-        repository,
-        role=role if Resource.ROLE in touched else "",
-        key=request.key if Resource.KEY in touched else "",
-    )
-    denied = denial(world, caller, action)
+    denied = denial(world, caller, Action(method, repository, role, request.key))
     if denied is not None:
         raise denied
 

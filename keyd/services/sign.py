@@ -33,6 +33,7 @@ from keyd.services.reserve import Reserved, StateMoved, reserve
 from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
+METHOD = "SigningService.SignMetadata"
 _ROUNDS = 8
 _REFUSALS = (InvalidRequest, NotAllowed, PolicyViolation, ApprovalRequired)
 
@@ -57,7 +58,6 @@ def sign(
     request: SigningRequest,
     *,
     timeout_s: float,
-    method: str = "SigningService.SignMetadata",
     groups: Groups | None = None,
 ) -> Released:
     """Sign one payload, or return the signature recorded for these bytes and this key.
@@ -66,7 +66,7 @@ def sign(
     time. Raises: InvalidRequest, NotAllowed, PolicyViolation, Equivocation, ApprovalRequired,
     NotFound, BackendUnavailable, DeadlineExceeded, SelfCheckFailed, StateCorrupt.
     """
-    ask = Ask(caller, request, Deadline(world.clock, timeout_s), method)
+    ask = Ask(caller, request, Deadline(world.clock, timeout_s), METHOD)
     if groups is None or not request.stands_alone():
         [outcome] = begin(world, [ask]).finish()
     else:

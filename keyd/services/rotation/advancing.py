@@ -20,13 +20,14 @@ from keyd.services.rotation.confirming import root_change
 from keyd.services.rotation.files import recorded_payload, signed_by
 from keyd.services.rotation.holders import holders
 from keyd.services.rotation.payloads import builder
+from keyd.services.rotation.permitted import demand_rest
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.progress import Progress, progress_of, recorded_rotation
 from keyd.services.rotation.proposing import Trouble, ask_for_key, propose
 from keyd.services.rotation.rehearsing import rehearse, to_publish
 from keyd.services.rotation.reserving import SigningStep, StepNeedsApproval
 from keyd.services.rotation.retiring import confirm
-from keyd.services.rotation.signing import METHOD, bound_file, sign_step
+from keyd.services.rotation.signing import bound_file, sign_step
 from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
@@ -52,13 +53,15 @@ class Receipt(receipts.ToSign):
 def go_on(world: World, caller: Caller, name: str, *, timeout_s: float) -> Went:
     """Do all steps that can be done now; steps that are done are found so in the ledger.
 
-    Raises: what rules, ledger and rehearsal refuse; what was done before stays done.
+    Raises: NotAllowed (POLICY_DENIES) also where the caller may not make or sign what is left; what
+    rules, ledger and rehearsal refuse; what was done before stays done.
     """
-    rotation = _authorised(world, caller, METHOD, name)
+    rotation = _authorised(world, caller, "RotationService.ContinueRotation", name)
     deadline = Deadline(world.clock, timeout_s)
     done: list[str] = []
     troubles: tuple[Trouble, ...] = ()
     if rotation.state.is_open:
+        demand_rest(world, caller, rotation)
         for step in plan_behind(rotation).steps:
             finished, words, troubles = _do(world, caller, rotation, step, deadline)
             done += words

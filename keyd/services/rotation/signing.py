@@ -39,7 +39,6 @@ from keyd.services.sign import sign
 from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
-METHOD = "RotationService.ContinueRotation"
 # What one key of several may suffer without stopping the others.
 _ONE_KEYS_TROUBLE = (
     ApprovalRequired,
@@ -104,7 +103,7 @@ def _sign(
         if not world.ledger.read(partial(_counts, file=file, key=key)):
             continue
         try:
-            sign(world, caller, request, timeout_s=deadline.remaining_s(), method=METHOD)
+            sign(world, caller, request, timeout_s=deadline.remaining_s())
         except _ONE_KEYS_TROUBLE as trouble:
             yield Trouble(key.name, trouble)
 

@@ -20,6 +20,7 @@ from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand
 from keyd.services.quorum import approving, consume
+from keyd.services.rotation.permitted import demand_all
 from keyd.services.rotation.planning import planned_now
 from keyd.services.rotation.progress import Progress, progress_of, recorded_rotation
 from keyd.services.rotation.proposing import ask
@@ -37,14 +38,17 @@ def start(
 
     They do so even if the rotation itself needs officers, who have to be found first.
 
-    Raises: PolicyViolation (PLAN_CHANGED, or what forbids the plan), AlreadyExists (ROTATION_OPEN),
-    ApprovalRequired (APPROVAL_REQUIRED).
+    Raises: NotAllowed (POLICY_DENIES) also where the caller may not make a key of the plan, or have
+    a role of it signed; PolicyViolation (PLAN_CHANGED, or what forbids the plan), AlreadyExists
+    (ROTATION_OPEN), ApprovalRequired (APPROVAL_REQUIRED).
     """
     demand(world, caller, Action("RotationService.StartRotation", wanted.repository))
     check_comment(wanted.reason)
-    stolen = world.ledger.read(lambda view: _stolen(planned_now(world, view, wanted), view))
+    plan, stolen = world.ledger.read(lambda view: _to_start(world, view, wanted, plan_digest))
+    # The transactions below begin this very plan or none: its digest is looked at again there.
+    demand_all(world, caller, plan)
     for key in stolen:
-        demand(world, caller, Action("KeyService.MarkKeyCompromised", key=key.name))
+        demand(world, caller, _marking(key))
 
     def work(tx: Transaction) -> Rotation:
         plan = planned_now(world, tx, wanted)
@@ -115,6 +119,12 @@ def _check_abandonable(view: View, file: RotationFile) -> None:
         )
 
 
+def _to_start(world: World, view: View, wanted: Wanted, digest: str) -> tuple[Plan, list[Key]]:
+    plan = planned_now(world, view, wanted)
+    _check_startable(plan, digest)
+    return plan, _stolen(plan, view)
+
+
 def _check_startable(plan: Plan, digest: str) -> None:
     if plan.refusals:
         first = plan.refusals[0]
@@ -134,8 +144,7 @@ def _condemn(world: World, tx: Transaction, caller: Caller, plan: Plan) -> None:
         after = KeyState.COMPROMISED.value
         operation = ChangeKeyState(key.name, key.fingerprint, key.state.value, after)
         # What the policy demands of the call that marks a key holds here as well.
-        action = Action("KeyService.MarkKeyCompromised", key=key.name)
-        if approved := approving(world, tx, operation, action):
+        if approved := approving(world, tx, operation, _marking(key)):
             consume(world, tx, approved, caller.principal)
         tx.put_key(replace(key, state=KeyState.COMPROMISED))
         fields: Fields = {
@@ -146,6 +155,10 @@ def _condemn(world: World, tx: Transaction, caller: Caller, plan: Plan) -> None:
         }
         now = world.clock.now()
         tx.append(Entry(Event.KEY_STATE_CHANGED, now, caller.principal, fields=fields))
+
+
+def _marking(key: Key) -> Action:
+    return Action("KeyService.MarkKeyCompromised", key=key.name)
 
 
 def _stolen(plan: Plan, view: View) -> list[Key]:

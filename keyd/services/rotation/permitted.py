@@ -1,0 +1,57 @@
+"""What a rotation has the daemon do, as the calls that somebody would have to make for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from keyd.domain.policy import Action, Caller
+from keyd.domain.records_rotation import Rotation
+from keyd.domain.rotation.plan import Plan, StepKind
+from keyd.ports import View
+from keyd.services.authorize import demand
+from keyd.services.rotation.plans import plan_behind
+from keyd.services.rotation.signing import bound_file
+from keyd.services.world import World
+
+
+def demand_all(world: World, caller: Caller, plan: Plan) -> None:
+    """Whoever starts a plan could make its keys and signatures without it as well.
+
+    Raises: NotAllowed (POLICY_DENIES).
+    """
+    _demand(world, caller, world.ledger.read(lambda view: set(_calls(view, plan, ()))))
+
+
+def demand_rest(world: World, caller: Caller, rotation: Rotation) -> None:
+    """As `demand_all`, for what is not done yet. Raises: NotAllowed (POLICY_DENIES)."""
+
+    def calls(view: View) -> set[Action]:
+        return set(_calls(view, plan_behind(rotation), _sealed(view, rotation)))
+
+    _demand(world, caller, world.ledger.read(calls))
+
+
+def _demand(world: World, caller: Caller, calls: Collection[Action]) -> None:
+    # Outside of the ledger's reading: a denial is put on record there.
+    for action in sorted(calls, key=lambda each: (each.method, each.role, each.key)):
+        demand(world, caller, action)
+
+
+def _calls(view: View, plan: Plan, done: Collection[int]) -> Iterator[Action]:
+    """Keys that other people hold are no names of keys here: nothing is signed with them."""
+    made = {step.subject: step for step in plan.steps if step.kind is StepKind.GENERATE}
+    for step in made.values():
+        if view.key(step.subject) is None:
+            yield Action("KeyService.CreateKey", key=step.subject, token=step.token)
+    for need in plan.needs:
+        if need.step in done:
+            continue
+        role = plan.steps[need.step].subject
+        for key in need.keys:
+            if key in made or view.key(key) is not None:
+                yield Action("SigningService.SignMetadata", plan.change.repository, role, key)
+
+
+def _sealed(view: View, rotation: Rotation) -> set[int]:
+    bound = (bound_file(view, rotation, step.number) for step in plan_behind(rotation).steps)
+    return {file.step for file in bound if file is not None and file.content is not None}

@@ -1,0 +1,162 @@
+"""A rotation makes and signs for nobody who could not have it made and signed without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keyd.domain.keys import KeyState
+from keyd.domain.methods import METHODS
+from keyd.domain.policy import Caller, Grant, Policy
+from keyd.errors import NotAllowed
+from keyd.services.check import check
+from keyd.services.rotation import advancing, planning, starting
+from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
+from keyd.services.world import World
+from tests.worlds import ADMIN, TIMEOUT_S, Author, FixedPolicy, active_author, allow_all, open_world
+
+ROTATOR = Caller("unix:rotator", "unix", local_admin=False)
+WANTED = Wanted(
+    "TIMESTAMP",
+    "demo",
+    (WantedRole("timestamp", (WantedKey("fresh", "soft", "ed25519"),), ("timestamp",)),),
+)
+ROTATING = Grant(
+    name="rotating",
+    line=2,
+    principals=frozenset({ROTATOR.principal}),
+    methods=frozenset(method for method in METHODS if method.startswith("RotationService.")),
+    repositories=frozenset({"demo"}),
+)
+CREATING = replace(
+    ROTATING,
+    name="creating",
+    line=3,
+    methods=frozenset({"KeyService.CreateKey"}),
+    repositories=frozenset(),
+    keys=frozenset({"fresh"}),
+    tokens=frozenset({"soft"}),
+)
+SIGNING = replace(
+    ROTATING,
+    name="signing",
+    line=4,
+    methods=frozenset({"SigningService.SignMetadata"}),
+    roles=frozenset({"root", "timestamp"}),
+    keys=frozenset({"root-1", "root-2", "root-3", "fresh"}),
+)
+MARKING = replace(
+    CREATING,
+    name="marking",
+    line=5,
+    methods=frozenset({"KeyService.MarkKeyCompromised"}),
+    keys=frozenset({"timestamp"}),
+    tokens=frozenset(),
+)
+
+
+def granted(world: World, *grants: Grant) -> World:
+    """The same world under a policy that also gives the administrator everything."""
+    everything = allow_all(ADMIN.principal).grants
+    return replace(world, policy=FixedPolicy(Policy("1" * 64, (*everything, *grants))))
+
+
+@pytest.fixture
+def author(tmp_path: Path) -> Iterator[Author]:
+    made = active_author(open_world(tmp_path))
+    yield made
+    made.world.ledger.close()
+
+
+def start(world: World, caller: Caller = ROTATOR, wanted: Wanted = WANTED) -> str:
+    planned = planning.plan(world, caller, wanted)
+    return starting.start(world, caller, wanted, planned.digest, grace_s=3600).rotation.name
+
+
+@pytest.mark.parametrize(
+    ("grants", "missing"),
+    [
+        ((ROTATING,), "KeyService.CreateKey on fresh/soft"),
+        (
+            (ROTATING, replace(CREATING, tokens=frozenset({"other"})), SIGNING),
+            "does not name the token 'soft'",
+        ),
+        ((ROTATING, CREATING), "SigningService.SignMetadata on demo/root/root-1"),
+        (
+            (ROTATING, CREATING, replace(SIGNING, roles=frozenset({"timestamp"}))),
+            "does not name the role 'root'",
+        ),
+        (
+            (ROTATING, CREATING, replace(SIGNING, keys=SIGNING.keys - {"fresh"})),
+            "does not name the key 'fresh'",
+        ),
+    ],
+)
+def test_who_starts_may_make_and_sign_all_of_it(
+    author: Author, grants: tuple[Grant, ...], missing: str
+) -> None:
+    world = granted(author.world, *grants)
+    with pytest.raises(NotAllowed, match=missing) as refused:
+        start(world)
+    assert refused.value.reason == "POLICY_DENIES"
+    assert world.ledger.read(lambda view: view.rotations("demo")) == ()
+
+
+def test_all_of_it_is_enough(author: Author) -> None:
+    world = granted(author.world, ROTATING, CREATING, SIGNING)
+    name = start(world)
+    # Nobody is there to rehearse in this test: all before that is done.
+    with pytest.raises(AssertionError, match="rehearse"):
+        advancing.go_on(rehearsed_by_nobody(world), ROTATOR, name, timeout_s=TIMEOUT_S)
+    files = world.ledger.read(lambda view: view.rotation_files(name))
+    assert [file.role for file in files if file.content] == ["root", "timestamp"]
+
+
+def rehearsed_by_nobody(world: World) -> World:
+    class Nobody:
+        def rehearse(self, play: object) -> tuple[()]:
+            raise AssertionError("rehearse")
+
+    return replace(world, rehearsal=Nobody())
+
+
+@pytest.mark.parametrize("grants", [(ROTATING,), (ROTATING, CREATING), (ROTATING, SIGNING)])
+def test_who_continues_may_make_and_sign_what_is_left(
+    author: Author, grants: tuple[Grant, ...]
+) -> None:
+    name = start(author.world, ADMIN)
+    world = granted(author.world, *grants)
+    with pytest.raises(NotAllowed, match="may not call"):
+        advancing.go_on(world, ROTATOR, name, timeout_s=TIMEOUT_S)
+    assert world.ledger.read(lambda view: view.rotation_files(name)) == ()
+    assert world.ledger.read(lambda view: view.key("fresh")) is None
+
+
+def test_what_is_done_needs_no_grant_any_more(author: Author) -> None:
+    world = rehearsed_by_nobody(author.world)
+    name = start(world, ADMIN)
+    with pytest.raises(AssertionError, match="rehearse"):
+        advancing.go_on(world, ADMIN, name, timeout_s=TIMEOUT_S)
+    with pytest.raises(AssertionError, match="rehearse"):
+        advancing.go_on(granted(world, ROTATING), ROTATOR, name, timeout_s=TIMEOUT_S)
+
+
+def test_who_may_mark_a_stolen_key_starts_with_it(author: Author) -> None:
+    wanted = replace(WANTED, kind="EMERGENCY", compromised=("timestamp",))
+    world = granted(author.world, ROTATING, CREATING, SIGNING, MARKING)
+    start(world, ROTATOR, wanted)
+    key = world.ledger.read(lambda view: view.key("timestamp"))
+    assert key is not None
+    assert key.state is KeyState.COMPROMISED
+
+
+def test_a_check_touches_the_key_that_it_names(author: Author) -> None:
+    checking = replace(SIGNING, methods=frozenset({"SigningService.CheckMetadata"}))
+    world = granted(author.world, checking)
+    payload = author.timestamp()
+    check(world, ROTATOR, author.request("", "timestamp", payload))
+    with pytest.raises(NotAllowed, match="does not name the key 'timestamp'"):
+        check(world, ROTATOR, author.request("timestamp", "timestamp", payload))
