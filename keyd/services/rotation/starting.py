@@ -18,7 +18,7 @@ from keyd.domain.rotation.plan import Plan
 from keyd.errors import ApprovalRequired, PolicyViolation
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
-from keyd.services.authorize import demand
+from keyd.services.authorize import demand, denial
 from keyd.services.quorum import approving, consume
 from keyd.services.rotation.permitted import demand_all
 from keyd.services.rotation.planning import planned_now
@@ -140,6 +140,9 @@ def _check_startable(plan: Plan, digest: str) -> None:
 def _condemn(world: World, tx: Transaction, caller: Caller, plan: Plan) -> None:
     """A stolen key must not sign until somebody has time for it."""
     for key in _stolen(plan, tx):
+        # Keys or policy may have changed since the caller was authorised for those of before.
+        if refused := denial(world, caller, _marking(key)):
+            raise refused
         check_transition(key.state, KeyState.COMPROMISED)
         after = KeyState.COMPROMISED.value
         operation = ChangeKeyState(key.name, key.fingerprint, key.state.value, after)

@@ -144,6 +144,27 @@ def test_what_is_done_needs_no_grant_any_more(author: Author) -> None:
         advancing.go_on(granted(world, ROTATING), ROTATOR, name, timeout_s=TIMEOUT_S)
 
 
+def test_a_key_is_marked_by_the_grants_of_that_moment(
+    author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was no stolen one yet when the caller was authorised needs a grant as well."""
+    wanted = replace(WANTED, kind="EMERGENCY", compromised=("timestamp",))
+    world = granted(author.world, ROTATING, CREATING, SIGNING)
+    digest = planning.plan(world, ROTATOR, wanted).digest
+    found = starting._stolen
+    monkeypatch.setattr(starting, "_stolen", lambda plan, view: [])
+
+    def meanwhile(*_: object) -> None:
+        monkeypatch.setattr(starting, "_stolen", found)
+
+    monkeypatch.setattr(starting, "demand_all", meanwhile)
+    with pytest.raises(NotAllowed, match="KeyService.MarkKeyCompromised on timestamp"):
+        starting.start(world, ROTATOR, wanted, digest, grace_s=3600)
+    key = world.ledger.read(lambda view: view.key("timestamp"))
+    assert key is not None
+    assert key.state is KeyState.ACTIVE
+
+
 def test_who_may_mark_a_stolen_key_starts_with_it(author: Author) -> None:
     wanted = replace(WANTED, kind="EMERGENCY", compromised=("timestamp",))
     world = granted(author.world, ROTATING, CREATING, SIGNING, MARKING)
