@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyd.domain.methods import METHODS, Resource
+from keyd.domain.methods import MAY_TOUCH, METHODS, Resource
 from keyd_client import Client
 from keyd_client.profile import Profile
 from tests.running import Daemon, Done, keyd
@@ -37,7 +37,9 @@ EVERYTHING = (
 
 def grant(name: str, principal: str, *methods: str) -> str:
     listed = ", ".join(f'"{method}"' for method in methods)
-    touched = frozenset[Resource]().union(*(METHODS[method] for method in methods))
+    touched = frozenset[Resource]().union(
+        *(METHODS[method] | MAY_TOUCH.get(method, frozenset()) for method in methods)
+    )
     scope = "\n".join(f"any_{resource} = true" for resource in touched)
     return GRANT.format(name=name, principal=principal, methods=listed, scope=scope)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keyd.config.files import parse_toml, read_trusted
 from keyd.config.problems import ConfigurationError, from_validation, pointer, problem
-from keyd.domain.methods import METHODS, Resource
+from keyd.domain.methods import MAY_TOUCH, METHODS, Resource
 from keyd.domain.operations import CALLS
 from keyd.domain.policy import PRINCIPAL_KINDS, Grant, Policy, Quorum
 from keyd.domain.quorum import BASE, QuorumRule
@@ -199,7 +199,7 @@ def _bad_scope(table: ScopeTable) -> Iterator[Objection]:
         if needing and not scope:
             words = f"{needing[0]} needs a {resource}: set {listed} or {' or '.join(flags)}"
             yield "SCOPE_MISSING", (listed,), words
-        optional = resource is Resource.KEY and "SigningService.CheckMetadata" in methods
+        optional = any(resource in MAY_TOUCH.get(method, ()) for method in methods)
         if scope and not needing and not optional:
             words = f"{scope[0]} is set, but no method here touches a {resource}"
             yield "SCOPE_UNUSED", (scope[0],), words

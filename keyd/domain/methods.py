@@ -16,6 +16,7 @@ class Resource(StrEnum):
     TOKEN = "token"
 
 
+_EVERYTHING = frozenset(Resource)
 _NOTHING: frozenset[Resource] = frozenset()
 _REPOSITORY = frozenset({Resource.REPOSITORY})
 _ROLE = frozenset({Resource.REPOSITORY, Resource.ROLE})
@@ -91,5 +92,19 @@ METHODS: Mapping[str, frozenset[Resource]] = MappingProxyType(
         "Health.List": _NOTHING,
         "Health.Watch": _NOTHING,
         "ServerReflection.ServerReflectionInfo": _NOTHING,
+    }
+)
+
+# What a call touches only if it names it: no grant need cover it, and one that does not covers only
+# calls without it. A proposal touches what its operation touches.
+MAY_TOUCH: Mapping[str, frozenset[Resource]] = MappingProxyType(
+    {
+        "SigningService.CheckMetadata": _KEY,
+        "ProposalService.CreateProposal": _EVERYTHING,
+        "ProposalService.ListProposals": _EVERYTHING,
+        "ProposalService.GetProposal": _EVERYTHING,
+        "ProposalService.DecideProposal": _EVERYTHING,
+        "ProposalService.CancelProposal": _EVERYTHING,
+        "ProposalService.ExecuteProposal": _EVERYTHING,
     }
 )

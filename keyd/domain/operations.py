@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from keyd.domain import canonical
@@ -372,6 +372,11 @@ def action(operation: Operation) -> Action:
     if isinstance(operation, AcceptPolicy):
         return Action("OfficerService.AcceptPolicy")
     return Action("OfficerService.ChangeOfficers")
+
+
+def proposal_action(method: str, operation: Operation) -> Action:
+    """A call of ProposalService about a proposal of the operation: it touches what that touches."""
+    return replace(action(operation), method=method)
 
 
 def concerned(operation: Operation) -> frozenset[str]:

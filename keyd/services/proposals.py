@@ -34,7 +34,7 @@ from keyd.errors import (
 )
 from keyd.ports import Transaction, View
 from keyd.services import effects, key_creation, quorum
-from keyd.services.authorize import demand
+from keyd.services.authorize import demand, denial
 from keyd.services.destruction import destroy, destroys
 from keyd.services.evidence import role_or_new, rules_of
 from keyd.services.keys import named as key_named
@@ -42,6 +42,7 @@ from keyd.services.paging import Page, paged
 from keyd.services.quorum import Standing
 from keyd.services.world import World
 
+_SERVICE = "ProposalService"
 MAX_LIFETIME_S = 30 * 86_400
 _MAX_OPEN = 1_000
 
@@ -68,7 +69,7 @@ def create(
     Raises: NotAllowed, InvalidRequest, PolicyViolation (NO_QUORUM_NEEDED, QUORUM_UNREACHABLE),
     ApprovalRequired (QUORUM_UNAVAILABLE), Exhausted.
     """
-    demand(world, caller, Action("ProposalService.CreateProposal"))
+    demand(world, caller, operations.proposal_action(f"{_SERVICE}.CreateProposal", operation))
     if not 60 <= lifetime_s <= MAX_LIFETIME_S:
         raise InvalidRequest(
             "LIFETIME_INVALID", f"a proposal lives between 60 and {MAX_LIFETIME_S} seconds"
@@ -91,20 +92,26 @@ def create(
 def list_proposals(
     world: World, caller: Caller, *, all_states: bool, page_size: int, page_token: str
 ) -> Page[Shown]:
-    """Open proposals, or all that ever were, by name."""
-    demand(world, caller, Action("ProposalService.ListProposals"))
+    """Open proposals, or all that ever were, by name: those that the caller's grants cover."""
+    method = f"{_SERVICE}.ListProposals"
+    demand(world, caller, Action(method))
+
+    def covered(proposal: Proposal) -> bool:
+        return denial(world, caller, _touching(method, proposal)) is None
 
     def work(view: View) -> Page[Shown]:
         found = view.proposals() if all_states else view.open_proposals()
-        page = paged(found, lambda proposal: proposal.name, page_size, page_token)
+        page = paged(
+            [*filter(covered, found)], lambda proposal: proposal.name, page_size, page_token
+        )
         return Page(tuple(_shown(world, view, each) for each in page.items), page.next_token)
 
     return world.ledger.read(work)
 
 
 def get(world: World, caller: Caller, name: str) -> Shown:
-    """One proposal. Raises: NotFound."""
-    demand(world, caller, Action("ProposalService.GetProposal"))
+    """One proposal. Raises: NotFound, NotAllowed."""
+    _authorised(world, caller, "GetProposal", name)
     return world.ledger.read(lambda view: _shown(world, view, named(view, name)))
 
 
@@ -114,7 +121,7 @@ def decide(world: World, caller: Caller, name: str, envelope: bytes) -> Shown:
     Who hands the statement in does not matter: the signature does. Raises: NotAllowed,
     InvalidRequest (ENVELOPE_MALFORMED), NotFound, AlreadyExists (APPROVAL_REPEATED).
     """
-    demand(world, caller, Action("ProposalService.DecideProposal"))
+    _authorised(world, caller, "DecideProposal", name)
     statement, signed = approval.read(envelope)
 
     def work(tx: Transaction) -> Shown:
@@ -159,11 +166,10 @@ def execute(world: World, caller: Caller, name: str, *, timeout_s: float) -> Sho
     """Do what an approved proposal says; its approval is used up in the same transaction.
 
     A destruction that was interrupted goes on when it is executed again.
-    Raises: NotFound, ApprovalRequired (APPROVAL_REQUIRED), PolicyViolation, InvalidRequest,
-    BackendUnavailable, DeadlineExceeded.
+    Raises: NotFound, NotAllowed, ApprovalRequired (APPROVAL_REQUIRED), PolicyViolation,
+    InvalidRequest, BackendUnavailable, DeadlineExceeded.
     """
-    demand(world, caller, Action("ProposalService.ExecuteProposal"))
-    found = world.ledger.read(lambda view: named(view, name))
+    found = _authorised(world, caller, "ExecuteProposal", name)
     operation = operations.decode(found.operation)
     if isinstance(operation, ChangeKeyState) and destroys(operation):
         destroy(world, caller.principal, found, operation, timeout_s=timeout_s)
@@ -183,7 +189,7 @@ def execute(world: World, caller: Caller, name: str, *, timeout_s: float) -> Sho
 
 def cancel(world: World, caller: Caller, name: str) -> Shown:
     """Take a proposal back. Raises: NotFound, NotAllowed (NOT_YOUR_PROPOSAL)."""
-    demand(world, caller, Action("ProposalService.CancelProposal"))
+    _authorised(world, caller, "CancelProposal", name)
 
     def work(tx: Transaction) -> Shown:
         proposal = named(tx, name)
@@ -196,6 +202,18 @@ def cancel(world: World, caller: Caller, name: str) -> Shown:
         return _shown(world, tx, proposal)
 
     return world.ledger.transact(work)
+
+
+def _authorised(world: World, caller: Caller, method: str, name: str) -> Proposal:
+    full = f"{_SERVICE}.{method}"
+    found = world.ledger.read(lambda view: view.proposal(name))
+    # Of what is not there, too, so that strangers do not learn which proposals exist.
+    demand(world, caller, _touching(full, found) if found else Action(full))
+    return found or world.ledger.read(lambda view: named(view, name))
+
+
+def _touching(method: str, proposal: Proposal) -> Action:
+    return operations.proposal_action(method, operations.decode(proposal.operation))
 
 
 def named(view: View, name: str) -> Proposal:

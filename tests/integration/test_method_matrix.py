@@ -28,8 +28,10 @@ from keyd.config.policy_file import parse_policy
 from keyd.domain import approval, canonical, dsse, operations, receipts
 from keyd.domain.audit import Entry, Event
 from keyd.domain.keys import Content
+from keyd.domain.methods import MAY_TOUCH
 from keyd.domain.methods import METHODS as TOUCHED
-from keyd.domain.operations import SetBaseRule
+from keyd.domain.operations import VoidReservation
+from keyd.domain.records_quorum import Proposal, ProposalState
 from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation.changes import ChangeSet, RotationKind
 from keyd.domain.rotation.plan import Plan
@@ -158,6 +160,7 @@ def prepared(place: Place) -> Author:
         make_key(place.world, name, content=Content.OPAQUE)
     for repository in ("demo", "other"):
         place.world.ledger.transact(begun_rotation(place, repository))
+        place.world.ledger.transact(open_proposal(place, repository))
     place.policy.policy = granting
     return author
 
@@ -180,6 +183,39 @@ def begun_rotation(place: Place, repository: str) -> Callable[[Transaction], Non
                 grace_s=0,
                 leaf=leaf,
                 created_at=now,
+            )
+        )
+
+    return work
+
+
+def about(repository: str) -> VoidReservation:
+    return VoidReservation(repository, "targets", 0, 1, "0" * 64, 0)
+
+
+def open_proposal(place: Place, repository: str) -> Callable[[Transaction], None]:
+    """A proposal that nobody can approve any more, known by the repository's name."""
+    now = place.world.clock.now().replace(microsecond=0)
+    operation = about(repository)
+
+    def work(tx: Transaction) -> None:
+        tx.put_proposal(
+            Proposal(
+                name=f"p-{repository}",
+                kind=operation.kind,
+                operation=operations.encode(operation),
+                operation_sha256=operations.digest(operation),
+                payload=b"",
+                payload_sha256="",
+                proposer=ADMIN.principal,
+                officer="",
+                rules=(),
+                officers_sha256="0" * 64,
+                policy_revision="0" * 64,
+                created_at=now,
+                expires_at=now + timedelta(days=1),
+                state=ProposalState.OPEN,
+                leaf=tx.append(Entry(Event.PROPOSAL_CREATED, now, ADMIN.principal)),
             )
         )
 
@@ -259,8 +295,13 @@ def _change(kind: type[Message]) -> Build:
     )
 
 
+def _proposal(kind: type[Message], **more: Any) -> Build:
+    return lambda _author, _identity, where: kind(
+        proposal="p-demo" if where == "here" else "p-other", **more
+    )
+
+
 # Well-formed, and about nothing that there is.
-PROPOSAL = "p-nothing"
 RECEIPT = dsse.encode(
     dsse.Envelope(
         receipts.PAYLOAD_TYPE,
@@ -277,7 +318,7 @@ DECISION = dsse.encode(
         approval.Statement(
             "nobody",
             approval.Decision.APPROVE,
-            approval.Basis("", PROPOSAL, "", "", "", "", "", "", ""),
+            approval.Basis("", "p-nothing", "", "", "", "", "", "", ""),
         ).encode(),
         "0",
         b"x",
@@ -348,16 +389,14 @@ REQUESTS: Mapping[str, Build] = {
     "ConfirmPublished": _rotation(rotations_pb2.ConfirmPublishedRequest),
     "EnrolFirstOfficers": _plain(officers_pb2.EnrolFirstOfficersRequest(threshold=2)),
     "ListOfficers": _plain(officers_pb2.ListOfficersRequest()),
-    "CreateProposal": _plain(
-        proposals_pb2.CreateProposalRequest(operation=operations.encode(SetBaseRule(2)))
+    "CreateProposal": lambda _author, _identity, where: proposals_pb2.CreateProposalRequest(
+        operation=operations.encode(about("demo" if where == "here" else "other"))
     ),
     "ListProposals": _plain(proposals_pb2.ListProposalsRequest()),
-    "GetProposal": _plain(proposals_pb2.GetProposalRequest(proposal=PROPOSAL)),
-    "DecideProposal": _plain(
-        proposals_pb2.DecideProposalRequest(proposal=PROPOSAL, envelope=DECISION)
-    ),
-    "CancelProposal": _plain(proposals_pb2.CancelProposalRequest(proposal=PROPOSAL)),
-    "ExecuteProposal": _plain(proposals_pb2.ExecuteProposalRequest(proposal=PROPOSAL)),
+    "GetProposal": _proposal(proposals_pb2.GetProposalRequest),
+    "DecideProposal": _proposal(proposals_pb2.DecideProposalRequest, envelope=DECISION),
+    "CancelProposal": _proposal(proposals_pb2.CancelProposalRequest),
+    "ExecuteProposal": _proposal(proposals_pb2.ExecuteProposalRequest),
     "ListEntries": _plain(audit_pb2.ListEntriesRequest()),
     "GetCheckpoint": _plain(audit_pb2.GetCheckpointRequest()),
     "GetInclusionProof": _plain(audit_pb2.GetInclusionProofRequest(index=0, size=1)),
@@ -408,7 +447,10 @@ def test_methods_that_touch_something_are_tried_elsewhere_too() -> None:
     """A method whose grant names resources must have verdicts for other resources."""
     for path in set(existing_methods()) - {"keyd.v1.SigningService/BatchSignMetadata"}:
         service, _, name = path.rpartition(".")[2].partition("/")
-        assert ("elsewhere" in METHODS[path]) == bool(TOUCHED[f"{service}.{name}"]), path
+        touched = TOUCHED[f"{service}.{name}"] | MAY_TOUCH.get(f"{service}.{name}", frozenset())
+        # A list of proposals leaves out what is elsewhere.
+        expected = bool(touched) and name != "ListProposals"
+        assert ("elsewhere" in METHODS[path]) == expected, path
 
 
 @pytest.mark.parametrize("path", sorted(METHODS))

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from keyd.domain.methods import METHODS, PROPOSED, Resource
+from keyd.domain.methods import MAY_TOUCH, METHODS, PROPOSED, Resource
 
 _CONTRACT = tuple(
     f"keyd_protos.v1.{name}_pb2"
@@ -44,3 +44,8 @@ def test_what_a_request_names_is_what_the_list_demands() -> None:
         if name.startswith("KeyService.") and "name" in fields:
             named.add(Resource.KEY)
         assert named <= METHODS[name], name
+
+
+def test_what_a_call_may_touch_is_no_more_than_it_must() -> None:
+    assert all(touched and not touched & METHODS[name] for name, touched in MAY_TOUCH.items())
+    assert {name for name in METHODS if name.startswith("ProposalService.")} <= set(MAY_TOUCH)

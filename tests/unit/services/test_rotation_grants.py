@@ -158,7 +158,7 @@ def test_a_key_is_marked_by_the_grants_of_that_moment(
         monkeypatch.setattr(starting, "_stolen", found)
 
     monkeypatch.setattr(starting, "demand_all", meanwhile)
-    with pytest.raises(NotAllowed, match="KeyService.MarkKeyCompromised on timestamp"):
+    with pytest.raises(NotAllowed, match=r"KeyService.MarkKeyCompromised on timestamp"):
         starting.start(world, ROTATOR, wanted, digest, grace_s=3600)
     key = world.ledger.read(lambda view: view.key("timestamp"))
     assert key is not None
