@@ -26,7 +26,6 @@ from keyd.domain.records_quorum import Approval, Proposal, ProposalState
 from keyd.errors import (
     AlreadyExists,
     ApprovalRequired,
-    Exhausted,
     InvalidRequest,
     NotAllowed,
     NotFound,
@@ -39,12 +38,12 @@ from keyd.services.destruction import destroy, destroys
 from keyd.services.evidence import role_or_new, rules_of
 from keyd.services.keys import named as key_named
 from keyd.services.paging import Page, paged
+from keyd.services.proposal_room import make_room
 from keyd.services.quorum import Standing
 from keyd.services.world import World
 
 _SERVICE = "ProposalService"
 MAX_LIFETIME_S = 30 * 86_400
-_MAX_OPEN = 1_000
 
 
 @dataclass(frozen=True)
@@ -296,7 +295,7 @@ def _proposal(world: World, tx: Transaction, wish: _Wish) -> Proposal:
             "NO_QUORUM_NEEDED", f"to {operation.words()} needs no officers: do it directly"
         )
     quorum.check_available(tx, operation)
-    _make_room(world, tx)
+    make_room(world, tx, wish.principal, len(wish.payload))
     proposer = officers.called(wish.principal)
     excluded = {*operations.concerned(operation), *([proposer.name] if proposer else [])}
     quorum.check_reachable(rules, tx, excluded)
@@ -331,16 +330,6 @@ def _proposal(world: World, tx: Transaction, wish: _Wish) -> Proposal:
     }
     tx.append(Entry(Event.PROPOSAL_CREATED, now, wish.principal, fields=fields))
     return proposal
-
-
-def _make_room(world: World, tx: Transaction) -> None:
-    """Close what has expired, so that it does not stand in the way of others for ever."""
-    waiting = tx.open_proposals()
-    expired = [each for each in waiting if each.expires_at <= world.clock.now()]
-    for proposal in expired:
-        quorum.end(world, tx, proposal, ProposalState.CANCELLED, "keyd")
-    if len(waiting) - len(expired) >= _MAX_OPEN:
-        raise Exhausted("TOO_MANY_PROPOSALS", f"{_MAX_OPEN} proposals are open: cancel some")
 
 
 def _new_name() -> str:
