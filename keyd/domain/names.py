@@ -22,6 +22,20 @@ def check_name(kind: str, name: str) -> None:
         )
 
 
+def check_named(record: object) -> None:
+    """Refuse a record whose `repository` or `key` is no name, or whose `role` or `token` no line.
+
+    They are printed, and stand in file names. Raises: InvalidRequest (NAME_INVALID).
+    """
+    for kind in ("repository", "key"):
+        name = getattr(record, kind, None)
+        if name is not None:
+            check_name(kind, name)
+    for kind in ("role", "token"):
+        if not getattr(record, kind, "").isprintable():
+            raise InvalidRequest("NAME_INVALID", f"the {kind} has characters that do not print")
+
+
 def check_comment(comment: str) -> None:
     """Refuse comments that do not fit a log entry. Raises: InvalidRequest (COMMENT_INVALID)."""
     if len(comment) > 500 or not comment.isprintable():

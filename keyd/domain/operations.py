@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from keyd.domain import canonical
+from keyd.domain.names import check_named
 from keyd.domain.officers import Officer, officer_json, officer_of
 from keyd.domain.policy import Action
 from keyd.domain.rule_levels import rules_of_text, rules_text
@@ -338,6 +339,7 @@ def decode(data: bytes) -> Operation:
 
 def _check_members(operation: Operation) -> None:
     """Refuse what is text here and cannot be read where it is shown or done."""
+    check_named(operation)
     if isinstance(operation, ChangeKeyState) and operation.after not in _STATE_METHODS:
         raise _malformed(f"no operation takes a key to the state {operation.after!r}")
     if isinstance(operation, SetRoleRules):

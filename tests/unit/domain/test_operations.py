@@ -7,7 +7,13 @@ import json
 import pytest
 
 from keyd.domain import canonical, operations
-from keyd.domain.operations import ChangeKeyState, ChangeOfficer
+from keyd.domain.operations import (
+    ChangeKeyState,
+    ChangeOfficer,
+    CreateKey,
+    SetRoleRules,
+    StartRotation,
+)
 from keyd.errors import InvalidRequest
 from tests.officers import person
 
@@ -38,3 +44,20 @@ def test_a_state_that_no_key_has_is_no_operation() -> None:
     with pytest.raises(InvalidRequest) as refused:
         operations.decode(operations.encode(ChangeKeyState("k", "0" * 64, "ACTIVE", "GONE")))
     assert refused.value.reason == "OPERATION_MALFORMED"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        StartRotation("../demo", "0" * 64),
+        StartRotation("demo\x9b2J", "0" * 64),
+        SetRoleRules("demo", "root\x9b2J", "{}"),
+        ChangeKeyState("a/b", "0" * 64, "ACTIVE", "SUSPENDED"),
+        CreateKey("key", "token\u202e", "ed25519", 0, "tuf"),
+    ],
+)
+def test_a_name_that_is_none_is_no_operation(operation: operations.Operation) -> None:
+    """Names reach terminals and file names."""
+    with pytest.raises(InvalidRequest) as refused:
+        operations.decode(operations.encode(operation))
+    assert refused.value.reason == "NAME_INVALID"
