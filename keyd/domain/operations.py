@@ -125,8 +125,9 @@ class VoidReservation:
 
     def words(self) -> str:
         """What happens, in a line."""
+        noun = "key" if self.elsewhere == 1 else "keys"
         unseen = (
-            f"; {self.elsewhere} keys held elsewhere may have signed it: approve only if every "
+            f"; {self.elsewhere} {noun} held elsewhere may have signed it: approve only if every "
             "holder said that they did not, and never will"
         )
         return (

@@ -85,7 +85,7 @@ def test_the_rotations_show_everything_and_end_with_ok(socket_dir: Path) -> None
         "approved by bob and carol: sign demo/root version",
         "handed in, counted",
         "one signature short of the 3 by root:25 is refused",
-        "a root whose old threshold is out of reach: OLD_THRESHOLD_UNREACHABLE",
+        "a root that thieves can sign as well: ROOT_THRESHOLD_COMPROMISED",
     ):
         assert fact in done.stdout
 
