@@ -265,7 +265,9 @@ class RequestQueue:
                 "too many requests wait for this token; slow down and retry",
                 retry_after_s=max(self._load_s / self._flight.sessions, 0.1),
             )
-        # An empty queue is always entered: otherwise one stall would be believed for ever.
+        if timeout_s <= 0:
+            raise not_started()
+        # While there is time an empty queue is entered: else one stall would be believed for ever.
         if self._load_s and self._load_s / self._flight.sessions > timeout_s:
             raise not_started("TOKEN_BUSY")
         for call in calls:

@@ -274,7 +274,8 @@ def test_calls_under_way_keep_their_deadline(
             while admin.audit.size() == size and not calling.done():
                 time.sleep(0.01)
             moved.move(jump)
-            assert calling.result() in {"DEADLINE_EXCEEDED", "TOKEN_DEADLINE"}
+            # The daemon's word may come first: that time is up, or that it cannot be recorded.
+            assert calling.result() in {"DEADLINE_EXCEEDED", "TOKEN_DEADLINE", "CLOCK_JUMPED"}
         assert 1.4 < time.monotonic() - started < 1.5 + PROMPT_S
         daemon.wait_for("token_worker_started", count=2)
         assert TOKEN_TIMEOUT_S < time.monotonic() - started < TOKEN_TIMEOUT_S + 2 * PROMPT_S

@@ -38,7 +38,8 @@ def test_quick():
 def repository(tmp_path: Path) -> Path:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_slow.py").write_text(SLOW_TESTS)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow: slow\n")
+    settings = "[pytest]\nmarkers = slow: slow\naddopts = -p no:randomly\n"
+    (tmp_path / "pytest.ini").write_text(settings)
     (tmp_path / ".gitignore").write_text("build/\n__pycache__/\n.pytest_cache/\n")
     (tmp_path / "build").mkdir()
     identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
