@@ -228,8 +228,8 @@ class View(Protocol):
 
     def proposal(self, name: str) -> Proposal | None: ...
 
-    def proposals(self) -> tuple[Proposal, ...]:
-        """All, oldest first."""
+    def proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
+        """Those that ever were, of one operation or of all, oldest first."""
 
     def open_proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
         """Those that are not decided, of one operation or of all, oldest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from keyd.domain import canonical
 from keyd.domain.names import check_named
@@ -266,23 +266,7 @@ Operation = (
     | StartRotation
     | UseCompromisedKey
 )
-_KINDS: dict[str, type[Operation]] = {
-    kind.kind: kind
-    for kind in (
-        SignMetadata,
-        CreateKey,
-        SignOpaque,
-        ChangeKeyState,
-        SetRoleRules,
-        VoidReservation,
-        AcceptPolicy,
-        ChangeOfficer,
-        SucceedOfficer,
-        SetBaseRule,
-        StartRotation,
-        UseCompromisedKey,
-    )
-}
+_KINDS: dict[str, type[Operation]] = {kind.kind: kind for kind in get_args(Operation)}
 _STATE_METHODS = {
     "ACTIVE": "KeyService.ResumeKey",
     "SUSPENDED": "KeyService.SuspendKey",

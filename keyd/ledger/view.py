@@ -296,8 +296,10 @@ class SqliteView(RotationReading):
     def proposal(self, name: str) -> Proposal | None:
         return self._one(officers.proposal_of, officers.PROPOSAL_NAMED, name)
 
-    def proposals(self) -> tuple[Proposal, ...]:
-        return self._all(officers.proposal_of, officers.PROPOSALS)
+    def proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
+        if not operation_sha256:
+            return self._all(officers.proposal_of, officers.PROPOSALS)
+        return self._all(officers.proposal_of, officers.PROPOSALS_OF, operation_sha256)
 
     def open_proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
         if not operation_sha256:

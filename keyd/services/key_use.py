@@ -55,7 +55,7 @@ def check_exempt(view: View, key: Key, operation: UseCompromisedKey) -> None:
     if not view.base_threshold():
         raise unusable(key)
     digest = operations.digest(operation)
-    found = [each for each in view.proposals() if each.operation_sha256 == digest]
+    found = view.proposals(digest)
     if any(each.state is ProposalState.EXECUTED for each in found):
         return
     waiting = next((p.name for p in reversed(found) if p.state is ProposalState.OPEN), "")

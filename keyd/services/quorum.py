@@ -139,10 +139,8 @@ def approved_joining(world: World, view: View, role: Role, payload: Payload, key
 def _agreed(view: View, digest: str, rules: Collection[QuorumRule]) -> bool:
     """Whether officers have let this be signed before, by all of these rules."""
     return any(
-        proposal.state is ProposalState.EXECUTED
-        and proposal.operation_sha256 == digest
-        and all(rule in proposal.rules for rule in rules)
-        for proposal in view.proposals()
+        proposal.state is ProposalState.EXECUTED and all(rule in proposal.rules for rule in rules)
+        for proposal in view.proposals(digest)
     )
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from keyd.errors import BackendUnavailable, InvalidRequest, KeydError, StateCorrupt
-from keyd.ledger import opening
+from keyd.ledger import create, opening
 from keyd.ledger.create import create_ledger
 from keyd.ledger.database import connect_writer
 from keyd.ledger.schema import check_version, migrate, migrations
 from keyd.ledger.verification.verify import verify_ledger
-from tests.fakes import TestClock
+from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.ledgers import NOW, Home, furnished, past_triggers, reserve, sign
+from tests.worlds import Author, active_author, open_world
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -180,6 +181,26 @@ def test_an_older_ledger_is_migrated_once_and_its_keyd_refuses_it(
         assert connection.execute("PRAGMA user_version").fetchone() == (newest,)
     with pytest.raises(StateCorrupt, match="LEDGER_SCHEMA_NEWER"):
         home.open()
+
+
+def test_a_ledger_in_use_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migrations copy rows: those of a ledger that signed before must still prove themselves."""
+    tokens = FakeTokens(SoftwareToken("soft", TestClock()))
+    with monkeypatch.context() as older:
+        for module in (create, opening):
+            older.setattr(module, "migrations", lambda: migrations()[:4])
+        world = open_world(tmp_path, tokens=tokens)
+        author = active_author(world)
+        world.ledger.close()
+    world = open_world(tmp_path, tokens=tokens)
+    author = Author(world, "demo", author.keys)
+    author.sign("timestamp", "timestamp", author.timestamp(2))
+    world.ledger.close()
+    home = Home(tmp_path)
+    report = verify_ledger(home.state, anchor=home.anchor)
+    assert report.sound, report.flaws
 
 
 def test_a_migration_that_fails_changes_nothing(
