@@ -339,8 +339,9 @@ class Supervisor:
         with self._board.lock:
             self._held_at = None
             if not self._quarantined:
-                self._board.enter(TokenState.ONLINE, "")
+                # In this order: whoever reads ONLINE is served.
                 self.queue.run(self._sessions)
+                self._board.enter(TokenState.ONLINE, "")
         self.settled.set()
 
     # --- news -----------------------------------------------------------------------------------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import pytest
 
+from keyd.backends.state import StateBoard
 from keyd.backends.tokens import TokenFleet
+from keyd.domain.keys import Key
 from keyd.domain.tokens import TokenState
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, SelfCheckFailed
 from tests.fakes import MemoryTokenJournal
@@ -158,6 +161,31 @@ def test_a_module_that_hangs_at_the_start_is_given_up(
             token.unlock(bytearray(shim.token.pin.encode()), PATIENCE_S)
         wait_for_state(token, TokenState.ONLINE)
         sign_one(token, make_key(token, journal))
+
+
+def test_a_token_that_is_read_as_online_takes_requests(
+    shim: Shim, journal: MemoryTokenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said to be ONLINE a moment before it took requests, and refused them by that name."""
+    enter = StateBoard.enter
+    asked: list[Future[Key]] = []
+
+    def enter_and_be_asked(board: StateBoard, state: TokenState, detail: str = "") -> None:
+        enter(board, state, detail)
+        if state is TokenState.ONLINE:
+            asked.append(callers.submit(make_key, fleet.get("test"), journal))
+            wait(asked, timeout=2.0)
+
+    shim.once("C_Initialize", "hang")
+    with (
+        ThreadPoolExecutor() as callers,
+        running(shim.config(open_timeout_s=1.5), journal=journal) as fleet,
+    ):
+        assert fleet.get("test").status().state is TokenState.OFFLINE
+        monkeypatch.setattr(StateBoard, "enter", enter_and_be_asked)
+        wait_for_state(fleet.get("test"), TokenState.ONLINE)
+        wait_until(lambda: bool(asked), "the state ONLINE is entered")
+        sign_one(fleet.get("test"), asked[0].result(PATIENCE_S))
 
 
 @pytest.mark.parametrize("order", ["abort", "exit"])
