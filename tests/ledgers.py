@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,9 +30,11 @@ from keyd.domain.records import (
     VersionRecord,
 )
 from keyd.domain.trust import KeySet, RepositoryState
-from keyd.errors import KeydError
+from keyd.errors import KeydError, StateCorrupt
+from keyd.ledger.backup import restore
 from keyd.ledger.create import create_ledger
 from keyd.ledger.opening import open_ledger
+from keyd.ledger.repair import Repaired, repair
 from keyd.ledger.sqlite import SqliteLedger
 from keyd.ledger.transaction import SqliteTransaction
 from keyd.ports import Transaction
@@ -39,6 +42,7 @@ from tests.fakes import TestClock
 
 ORIGIN = "keyd.test/log"
 NOW = datetime(2030, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
+CLOCK = TestClock(NOW)
 REPOSITORY = "demo"
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LOG_PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -262,3 +266,47 @@ def refused(ledger: SqliteLedger, work: Callable[[SqliteTransaction], object]) -
         assert ledger.read(lambda view: view.log_size()) == before
         return error
     raise AssertionError("the ledger took it")
+
+
+# --- ledgers that lost something -----------------------------------------------------------------
+
+
+def go_on(home: Home, last: int, role: str = "targets") -> None:
+    """Open it, sign every version up to `last` that is not signed yet, close it."""
+    ledger = home.open()
+    first = ledger.read(lambda view: view.role(REPOSITORY, role))
+    for version in range(first.high_water + 1 if first else 1, last + 1):
+        sign(ledger, version, role)
+    ledger.close()
+
+
+def put_back(home: Home, copy: Path) -> None:
+    restore(copy, home.state, NOW)
+
+
+def fix(home: Home, raise_to: dict[tuple[str, str], int] | None = None, **more: bool) -> Repaired:
+    """Repair it as an operator would."""
+    return repair(
+        home.state,
+        clock=CLOCK,
+        principal="operator",
+        anchor=home.anchor,
+        raise_to=raise_to,
+        **more,
+    )
+
+
+def refused_to_write(home: Home) -> str:
+    """Why the ledger refuses; that reading works and nothing can be written."""
+    ledger = home.open()
+    before = ledger.read(lambda view: view.log_size())
+    with pytest.raises(StateCorrupt) as caught:
+        ledger.transact(reserve(100))
+    each = ledger.transact_each([reserve(100), reserve(101)])
+    assert [type(error) for error in each] == [StateCorrupt, StateCorrupt]
+    assert ledger.read(lambda view: view.log_size()) == before
+    refusal = ledger.refusal()
+    ledger.close()
+    assert refusal is not None
+    assert refusal.startswith(caught.value.reason)
+    return refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,19 +17,23 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from keyd.domain import canonical
 from keyd.domain.methods import METHODS
 from keyd.domain.policy import Grant, Policy
 from keyd.rpc.server import Listener, RpcServers, ServerOptions, TcpListener, UnixListener
 from keyd.services.world import World
+from keyd_protos.v1 import signing_pb2
+from tests.authors import Signed
 from tests.certificates import Authority, Issued
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
-from tests.worlds import open_world
+from tests.worlds import Author, open_world
 
 ADMIN = "unix:admin"
 RELEASE = "unix:release"
 CI = "spiffe://example.org/ci"
 STRANGER = "spiffe://example.org/stranger"
-TIMEOUT_S = 20.0
+# For calls that are to succeed at once, on a machine that may be busy.
+LIMIT_S = 20.0
 
 
 class LiveClock(TestClock):
@@ -163,6 +168,19 @@ def serve(place: Place, *listeners: Listener, options: ServerOptions | None = No
     servers = RpcServers(place.world, listeners or (place.admin,), options)
     servers.start()
     return Serving(servers, place)
+
+
+def to_sign(author: Author, key: str, role: str, signed: Signed) -> signing_pb2.MetadataToSign:
+    """A whole item: canonical payload, and every digest that a caller may give."""
+    payload = canonical.encode(signed)
+    return signing_pb2.MetadataToSign(
+        key=key,
+        key_sha256=bytes.fromhex(author.keys[key].fingerprint),
+        repository=author.repository,
+        role=role,
+        payload=payload,
+        payload_sha256=hashlib.sha256(payload).digest(),
+    )
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""A ledger that has been through everything: what verification and export have to understand."""
+"""A ledger that has been through everything: verified, exported, and spoiled in every way."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from keyd.domain import canonical, public_keys
@@ -23,6 +25,8 @@ from keyd.domain.tokens import SignItem
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError
 from keyd.ledger.backup import backup, restore
 from keyd.ledger.repair import repair
+from keyd.ledger.verification.report import Report
+from keyd.ledger.verification.verify import verify_ledger
 from keyd.rehearsal.stage import StockClients
 from keyd.services.audit import ensure_log_key, sign_checkpoint
 from keyd.services.imports import import_metadata
@@ -38,11 +42,32 @@ from keyd.services.world import World
 from tests.authors import Signed, Writer
 from tests.fakes import FakeTokens, SoftwareToken, TestClock, new_private_key, public_der, sign_with
 from tests.integration import rotating
-from tests.ledgers import Home
+from tests.ledgers import Home, past_triggers
 from tests.officers import Person, approve, carry_out, enrol, person, propose, reject
 from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
 
 TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Used:
+    """Where a used ledger lives, and its log key."""
+
+    base: Path
+    key: LogKey
+
+
+def verify(home: Home, key: LogKey | None = None, *, anchored: bool = True) -> Report:
+    return verify_ledger(
+        home.state,
+        anchor=home.anchor if anchored else None,
+        log_keys=[] if key is None else [key],
+    )
+
+
+def tamper(home: Home, change: Callable[[sqlite3.Connection], object]) -> None:
+    with past_triggers(home.database) as connection:
+        change(connection)
 
 
 def use(base: Path) -> LogKey:

@@ -14,13 +14,7 @@ import pytest
 import keyd.services
 from keyd.domain import canonical
 from keyd_protos.v1 import signing_pb2
-from tests.integration.test_method_matrix import (
-    METHODS,
-    Matrix,
-    existing_methods,
-    mismatches,
-)
-from tests.integration.test_method_matrix import matrix as matrix  # noqa: PLC0414 - a fixture
+from tests.method_matrix import METHODS, Matrix, existing_methods, mismatches
 from tests.mutants import Mutant, mutants, mutated
 from tests.tally import Promise, tallied
 from tests.worlds import ROOT_KEYS

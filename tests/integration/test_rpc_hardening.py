@@ -30,10 +30,9 @@ from keyd_protos.v1 import (
     tokens_pb2_grpc,
 )
 from tests import http2
-from tests.serving import Place, Serving, refused, serve
+from tests.serving import LIMIT_S, Place, Serving, refused, serve
 from tests.worlds import make_key
 
-LIMIT_S = 20.0
 CHANNEL_MAX = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 20)]
 
 

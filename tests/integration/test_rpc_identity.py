@@ -21,9 +21,8 @@ from keyd.domain.policy import Policy
 from keyd.rpc.server import CannotListen, RpcServers, TcpListener
 from keyd_protos.v1 import signing_pb2, signing_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 from tests.certificates import SERVER, Authority, Issued
-from tests.serving import ADMIN, CI, STRANGER, Place, Serving, grant, refused, serve
+from tests.serving import ADMIN, CI, LIMIT_S, STRANGER, Place, Serving, grant, refused, serve
 
-LIMIT_S = 20.0
 # What a client that is turned away at the handshake waits before it gives up.
 GIVE_UP_S = 3.0
 

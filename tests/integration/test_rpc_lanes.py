@@ -31,10 +31,9 @@ from keyd_protos.v1 import (
     tokens_pb2,
     tokens_pb2_grpc,
 )
-from tests.serving import CI, Place, Serving, refused, serve
+from tests.serving import CI, LIMIT_S, Place, Serving, refused, serve
 from tests.worlds import make_key
 
-LIMIT_S = 20.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -12,9 +12,8 @@ from keyd.rpc.contract import all_methods
 from keyd.rpc.drain import Drain
 from keyd.rpc.method import Method
 from keyd.rpc.server import ServerOptions
-from tests.serving import Place, Serving, refused, serve
+from tests.serving import LIMIT_S, Place, Serving, refused, serve
 
-LIMIT_S = 20.0
 UNLIMITED = [("grpc.max_send_message_length", -1)]
 TOO_LARGE = ("INVALID_ARGUMENT", "REQUEST_TOO_LARGE")
 # No protobuf message: whoever decodes it says so, not that it is too large.
