@@ -15,7 +15,6 @@ NOTHING: Mapping[int, int] = {}
 _ACK = 1
 _END_STREAM = 1
 _END_HEADERS = 4
-_CANCEL = 8
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,6 @@ class Connection:
     def ping(self, times: int) -> None:
         """All at once: the server may hang up on the third."""
         self.send(Frame(PING, 0, bytes(8)).encode() * times)
-
-    def open_and_reset(self, path: str, streams: range) -> None:
-        """Begin calls of a method and reset each at once; `streams` are odd numbers."""
-        cancel = _CANCEL.to_bytes(4)
-        self.send(
-            b"".join(
-                opening(path, stream) + Frame(RST_STREAM, 0, cancel, stream).encode()
-                for stream in streams
-            )
-        )
 
     def frames(self) -> Iterator[Frame]:
         """Until the server closes the connection."""

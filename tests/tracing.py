@@ -33,9 +33,6 @@ class SystemCall:
     def flushes(self, target: str) -> bool:
         return self.name in ("fdatasync", "fsync") and self.target.endswith(target)
 
-    def sends(self) -> bool:
-        return self.name in ("sendto", "sendmsg")
-
 
 def strace(output: Path, calls: str) -> tuple[str, ...]:
     """What starts a program so that these calls of it and its children are written to `output`.

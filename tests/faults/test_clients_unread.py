@@ -18,7 +18,6 @@ from tests.tls_sites import Target
 
 LIMIT_S = 60.0
 MIB = 2**20
-TICKS_S = 3 * limits.TICK_S
 GET_SIGNATURE = "/keyd.v1.SigningService/GetSignature"
 
 

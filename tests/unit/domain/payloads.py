@@ -36,12 +36,6 @@ def drop(name: str, pointer: str) -> bytes:
     return canonical.encode(spoilt)
 
 
-def value_at(name: str, pointer: str) -> Any:
-    """The value at `pointer` of a good payload."""
-    parent, last = _find(document(name), pointer)
-    return parent[last]
-
-
 def _find(target: Any, pointer: str) -> tuple[Any, Any]:
     *parents, last = (_step(step) for step in pointer.split("/")[1:])
     for step in parents:
