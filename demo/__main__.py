@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import sys
-import tempfile
-import time
-from pathlib import Path
-from types import FrameType
 
-from demo.daemon import KEYD, Daemon, Place, SetUpFailed, make_token, run
+from demo.daemon import KEYD, Daemon, Place, make_token, run
+from demo.ending import told
 from demo.refusals import Attacks
-from demo.telling import Story, Unexpected, expect
+from demo.telling import Story, expect
 from demo.web import download, new_client, over_http
 from keyd_client import Client, KeydClientError, KeydRepository, RoleKeys
 from keyd_client.client import shared_client
@@ -30,29 +25,8 @@ TEAM = RoleKeys(1, ["team-1"])
 
 
 def main() -> int:
-    """Tell the story below a directory that is gone afterwards."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    began = time.monotonic()
-    base = Path(tempfile.mkdtemp(prefix="keyd-demo-"))
-    try:
-        figures = _tell(Place(base))
-    except KeyboardInterrupt:
-        print("\ndemo: interrupted; everything is cleaned up", file=sys.stderr)
-        return 130
-    except (KeydClientError, SetUpFailed, Unexpected) as error:
-        print(f"\ndemo: failed: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(base)
-    print(f"\ndemo: ok ({figures}, {time.monotonic() - began:.1f} s)")
-    return 0
-
-
-def interrupt(_number: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # nothing may interrupt the cleaning up
-    raise KeyboardInterrupt
+    """Tell the story below; returns the exit code."""
+    return told("demo", _tell)
 
 
 def _tell(place: Place) -> str:

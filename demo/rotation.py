@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import sys
-import tempfile
-import time
-from pathlib import Path
 
-from demo.__main__ import ROLES, TEAM, interrupt
-from demo.daemon import KEYD, Daemon, Place, SetUpFailed, make_token, run
+from demo.__main__ import ROLES, TEAM
+from demo.daemon import KEYD, Daemon, Place, make_token, run
+from demo.ending import told
 from demo.officers import Officers
 from demo.rotating import Rotating, Stopped
 from demo.rotation_refusals import show_refusals
-from demo.telling import Story, Unexpected, expect
+from demo.telling import Story, expect
 from demo.web import over_http
 from keyd_client import Client, KeydClientError, KeydRepository
 from keyd_client.client import shared_client
@@ -27,23 +23,8 @@ _FIRST = 4
 
 
 def main() -> int:
-    """Tell the story below a directory that is gone afterwards."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    began = time.monotonic()
-    base = Path(tempfile.mkdtemp(prefix="keyd-demo-"))
-    try:
-        figures = _tell(Place(base))
-    except KeyboardInterrupt:
-        print("\ndemo-rotation: interrupted; everything is cleaned up", file=sys.stderr)
-        return 130
-    except (KeydClientError, SetUpFailed, Unexpected) as error:
-        print(f"\ndemo-rotation: failed: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(base)
-    print(f"\ndemo-rotation: ok ({figures}, {time.monotonic() - began:.1f} s)")
-    return 0
+    """Tell the story below; returns the exit code."""
+    return told("demo-rotation", _tell)
 
 
 def _tell(place: Place) -> str:

@@ -36,61 +36,89 @@ def show_refusals(story: Story, rotating: Rotating) -> int:
     return count
 
 
-def _plans(rotating: Rotating) -> list[tuple[str, str, RotationChange]]:
-    change = rotating.change
+_Plan = tuple[str, str, RotationChange]
 
-    def one(kind: str, role: str, **more: object) -> RotationChange:
-        return change(kind, [RoleChange(role=role, **more)])  # type: ignore[arg-type]
 
-    add = [NewKey(name="fresh", token="softhsm")]
-    stolen = change(
-        "EMERGENCY", [RoleChange(role="root", add=add)], compromised=_root_keys(rotating)
-    )
-    lowered = change("FAST_FORWARD", [RoleChange(role="timestamp", remove=["*"], add=add)])
-    lowered.lower["snapshot"] = 1
-    root_lowered = change("FAST_FORWARD", [RoleChange(role="timestamp", remove=["*"], add=add)])
-    root_lowered.lower["root"] = 1
+def _plans(rotating: Rotating) -> list[_Plan]:
+    """What is asked for, the reason that refuses it, and how one asks."""
     return [
-        ("a root that thieves can sign as well", "ROOT_THRESHOLD_COMPROMISED", stolen),
+        *_without_enough_keys(rotating),
+        *_with_unfit_keys(rotating),
+        ("nothing at all", "ROTATION_EMPTY", rotating.change("ROOT", [])),
+        *_lowered(rotating),
+    ]
+
+
+def _one(rotating: Rotating, kind: str, role: str, **more: object) -> RotationChange:
+    return rotating.change(kind, [RoleChange(role=role, **more)])  # type: ignore[arg-type]
+
+
+def _fresh() -> list[NewKey]:
+    return [NewKey(name="fresh", token="softhsm")]
+
+
+def _without_enough_keys(rotating: Rotating) -> list[_Plan]:
+    own = _root_keys(rotating)
+    roots = [RoleChange(role="root", add=_fresh())]
+    return [
+        (
+            "a root that thieves can sign as well",
+            "ROOT_THRESHOLD_COMPROMISED",
+            rotating.change("EMERGENCY", roots, compromised=own),
+        ),
         (
             "a role that loses its last key",
             "NEW_THRESHOLD_UNREACHABLE",
-            one("TIMESTAMP", "timestamp", remove=["*"]),
+            _one(rotating, "TIMESTAMP", "timestamp", remove=["*"]),
         ),
         (
             "a threshold above the keys",
             "NEW_THRESHOLD_UNREACHABLE",
-            one("TARGETS", "targets", threshold=9),
+            _one(rotating, "TARGETS", "targets", threshold=9),
         ),
         (
             "root without a spare key",
             "NO_SPARE_KEY",
-            one("ROOT", "root", threshold=len(_root_keys(rotating)) + 1),
+            _one(rotating, "ROOT", "root", threshold=len(own) + 1),
         ),
+    ]
+
+
+def _with_unfit_keys(rotating: Rotating) -> list[_Plan]:
+    return [
         (
             "an online key in an offline role",
             "ONLINE_KEY_IN_OFFLINE_ROLE",
-            one("TARGETS", "targets", add=[NewKey(name="timestamp-2")]),
+            _one(rotating, "TARGETS", "targets", add=[NewKey(name="timestamp-2")]),
         ),
         (
             "a stolen key that enters again",
             "ROTATION_KEY_UNFIT",
-            one("DELEGATED", "team", add=[NewKey(name="team-1")]),
+            _one(rotating, "DELEGATED", "team", add=[NewKey(name="team-1")]),
         ),
         (
             "a key that the role does not list",
             "ROTATION_KEY_NOT_LISTED",
-            one("TIMESTAMP", "timestamp", remove=["targets-2"], add=add),
+            _one(rotating, "TIMESTAMP", "timestamp", remove=["targets-2"], add=_fresh()),
         ),
         (
             "a key on a token that is not there",
             "ROTATION_TOKEN_UNKNOWN",
-            one("TIMESTAMP", "timestamp", add=[NewKey(name="fresh", token="nowhere")]),
+            _one(rotating, "TIMESTAMP", "timestamp", add=[NewKey(name="fresh", token="nowhere")]),
         ),
-        ("nothing at all", "ROTATION_EMPTY", change("ROOT", [])),
-        ("a lowered snapshot with its old key", "FAST_FORWARD_INCOMPLETE", lowered),
-        ("a lowered root", "ROOT_NOT_LOWERED", root_lowered),
     ]
+
+
+def _lowered(rotating: Rotating) -> list[_Plan]:
+    plans = []
+    for title, reason, role in (
+        ("a lowered snapshot with its old key", "FAST_FORWARD_INCOMPLETE", "snapshot"),
+        ("a lowered root", "ROOT_NOT_LOWERED", "root"),
+    ):
+        change = _one(rotating, "FAST_FORWARD", "timestamp", remove=["*"], add=_fresh())
+        change.lower[role] = 1
+        plans.append((title, reason, change))
+    return plans
 
 
 def _root_keys(rotating: Rotating) -> list[str]:
