@@ -39,6 +39,11 @@ class Unlock:
     pin: bytearray | None
     done: Future[TokenStatus]
 
+    def wipe_pin(self) -> None:
+        """Overwrite the PIN: nobody needs it any more."""
+        if self.pin is not None:
+            self.pin[:] = bytes(len(self.pin))
+
 
 @dataclass(frozen=True)
 class Release:

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 import structlog
 
 from keyd.backends.events import EventBus
+from keyd.domain.keys import Scheme
 from keyd.domain.tokens import TokenEvent, TokenEventKind, TokenState, TokenStatus
 from keyd.errors import BackendUnavailable
 from keyd.ports import Clock
+from keyd.wire.worker_pb2 import Opened
 
 _log = structlog.get_logger(__name__)
 _WANTS_PIN = (TokenState.PIN_REQUIRED, TokenState.PIN_LOCKED)
@@ -60,3 +62,17 @@ class StateBoard:
 
     def _publish(self, kind: TokenEventKind, status: TokenStatus) -> None:
         self._bus.publish(TokenEvent(kind, status, status.since))
+
+
+def described(status: TokenStatus, opened: Opened) -> TokenStatus:
+    """The status with what an opened token says of itself; schemes that keyd has no name for go."""
+    known = {scheme.value for scheme in Scheme}
+    return replace(
+        status,
+        serial=opened.serial,
+        label=opened.label,
+        manufacturer=opened.manufacturer,
+        model=opened.model,
+        firmware=opened.firmware_version,
+        schemes=tuple(Scheme(name) for name in opened.schemes if name in known),
+    )

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -38,8 +37,7 @@ from keyd.backends.news import (
 )
 from keyd.backends.pins import NotReady, PinRules
 from keyd.backends.queue import RequestQueue
-from keyd.backends.state import StateBoard
-from keyd.domain.keys import Scheme
+from keyd.backends.state import StateBoard, described
 from keyd.domain.token_uri import TokenUri
 from keyd.domain.tokens import TokenState, TokenStatus
 from keyd.errors import BackendUnavailable, KeydError, PinRejected, SelfCheckFailed
@@ -102,13 +100,13 @@ class Supervisor:
 
     def unlock(self, pin: bytearray | None, timeout_s: float) -> TokenStatus:
         """Log in as an operator asked. Raises: PinRejected, BackendUnavailable, KeydError."""
-        done: Future[TokenStatus] = Future()
-        self._inbox.put(Unlock(pin, done))
+        wanted = Unlock(pin, Future())
+        self._inbox.put(wanted)
         try:
-            return done.result(timeout_s)
+            return wanted.done.result(timeout_s)
         except TimeoutError as error:
-            if done.cancel():
-                _wipe(pin)
+            if wanted.done.cancel():
+                wanted.wipe_pin()
             raise unknown_outcome() from error
 
     def recheck(self) -> None:
@@ -309,7 +307,7 @@ class Supervisor:
 
     def _begin_service(self, opened: Opened) -> None:
         self._sessions = opened.sessions
-        self._board.describe(lambda status: _described(status, opened))
+        self._board.describe(lambda status: described(status, opened))
         self._online_at = time.monotonic()
         self._serve()
         if self._quarantined:
@@ -368,7 +366,7 @@ class Supervisor:
         except KeydError as error:
             message.done.set_exception(error)
         finally:
-            _wipe(message.pin)
+            message.wipe_pin()
 
     def _unlock(self, pin: bytearray | None) -> TokenStatus:
         if self._quarantined:
@@ -381,21 +379,3 @@ class Supervisor:
             if stopped is not None:
                 raise self._refusal()
         return self._board.status
-
-
-def _wipe(pin: bytearray | None) -> None:
-    if pin is not None:
-        pin[:] = bytes(len(pin))
-
-
-def _described(status: TokenStatus, opened: Opened) -> TokenStatus:
-    known = {scheme.value for scheme in Scheme}
-    return replace(
-        status,
-        serial=opened.serial,
-        label=opened.label,
-        manufacturer=opened.manufacturer,
-        model=opened.model,
-        firmware=opened.firmware_version,
-        schemes=tuple(Scheme(name) for name in opened.schemes if name in known),
-    )
