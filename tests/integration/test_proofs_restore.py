@@ -57,13 +57,7 @@ def test_copied_at_version_5_signed_to_9_restored(
     with installation.serve() as daemon:
         daemon.wait_for("daemon_ready")
         after = installation.recorder()
-        for receipt in lost.receipts:
-            # What was published with these versions is not known here, so nothing else may be.
-            other = canonical.encode(after.writer.timestamp(receipt.version))
-            for payload in (receipt.payload, other):
-                with pytest.raises(PolicyViolation) as refused:
-                    after.sign(ROLE, ROLE, payload)
-                assert refused.value.reason == "VERSION_NOT_INCREASING"
+        lost_versions_stay_lost(lost, after)
         sign_up_to(after, 10, 10)
         receipts = [*before.receipts, *after.receipts]
         check_receipts(after.client, receipts)
@@ -72,6 +66,16 @@ def test_copied_at_version_5_signed_to_9_restored(
         assert "ledger_repaired" in [entry["event"] for entry in entries]
         assert installation.keyd("audit", "verify").code == 0
         assert daemon.stop() == 0
+
+
+def lost_versions_stay_lost(lost: Recorder, after: Recorder) -> None:
+    """What was published with these versions is not known here, so nothing else may be."""
+    for receipt in lost.receipts:
+        other = canonical.encode(after.writer.timestamp(receipt.version))
+        for payload in (receipt.payload, other):
+            with pytest.raises(PolicyViolation) as refused:
+                after.sign(ROLE, ROLE, payload)
+            assert refused.value.reason == "VERSION_NOT_INCREASING"
 
 
 def nothing_is_signed(installation: Installation) -> None:

@@ -74,6 +74,20 @@ def test_from_plan_to_publication(published: Running, tmp_path: Path) -> None:
     published.repository().publish()
 
 
+def upload_signature(published: Running, name: str, folder: Path, signer: CryptoSigner) -> None:
+    """A wrong signature is refused; the right one is taken, and taken again."""
+    signature = signer.sign((folder / "payload").read_bytes())
+    wrong = signer.sign(b"something else")
+    file = folder / "sig"
+    said = ("--receipt", folder / "receipt.json", "--keyid", signature.keyid, file)
+    for content, code in ((wrong.signature, 1), (signature.signature, 0)):
+        file.write_text(content)
+        done = command(published, "rotate", "upload", name, *said)
+        assert done.code == code, done.err
+    again = command(published, "rotate", "upload", name, *said, "--json")
+    assert again.json["replayed"]
+
+
 def test_a_key_elsewhere_signs_by_receipt(published: Running, tmp_path: Path) -> None:
     signer = CryptoSigner.generate_ecdsa()
     (tmp_path / "dave.json").write_text(json.dumps(signer.public_key.to_dict()))
@@ -98,20 +112,7 @@ def test_a_key_elsewhere_signs_by_receipt(published: Running, tmp_path: Path) ->
     assert receipt.code == 0, receipt.err
     wanted = receipt.json["receipt"]["wanted"]
     assert wanted[signer.public_key.keyid] == "dave"
-    signature = signer.sign((folder / "payload").read_bytes())
-    wrong = signer.sign(b"something else")
-    for content, code in ((wrong.signature, 1), (signature.signature, 0)):
-        (tmp_path / "sig").write_text(content)
-        arguments: list[str | Path] = [
-            "--receipt",
-            folder / "receipt.json",
-            "--keyid",
-            signature.keyid,
-        ]
-        done = command(published, "rotate", "upload", name, *arguments, tmp_path / "sig")
-        assert done.code == code, done.err
-    again = command(published, "rotate", "upload", name, *arguments, tmp_path / "sig", "--json")
-    assert again.json["replayed"]
+    upload_signature(published, name, folder, signer)
     assert command(published, "rotate", "continue", name).code == 0
     published.repository().apply(name)
     status = command(published, "repo", "status", "--json")
