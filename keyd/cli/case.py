@@ -27,11 +27,12 @@ from keyd.domain.operations import ChangeOfficer, Operation, SignMetadata, offic
 from keyd.domain.payload import Payload, parse
 from keyd.domain.payload_changes import payload_changes
 from keyd.domain.quorum import QuorumRule, rules_digest
+from keyd.domain.sizes import PAYLOAD_MAX_BYTES
+from keyd.domain.trust import type_of_role
 from keyd.errors import InvalidRequest
 from keyd_client.messages import GetProposalResponse
 
 _FORM = "keyd-statement-file-v1"
-_LARGEST = 3_750_000
 _FILE_MAX = 16_000_000
 _WORDS_IN_A_ROW = 4
 
@@ -190,7 +191,7 @@ def judge(case: Case) -> Judged:
             (payload.digest, basis.payload_sha256, "payload"),
             (payload.digest, operation.payload_sha256, "payload of the operation"),
             (payload.signed["version"], operation.version, "version"),
-            (payload.signed["_type"], _type_of(operation.role), "type of metadata"),
+            (payload.signed["_type"], type_of_role(operation.role), "type of metadata"),
         ]
         if before is not None:
             checks.append((before.signed["_type"], payload.signed["_type"], "trusted version"))
@@ -285,7 +286,7 @@ def plain(text: str) -> str:
 
 def _parsed(content: bytes) -> Payload:
     """Extra members are for the daemon's rules to judge; here they are shown like the rest."""
-    return parse(content, max_bytes=_LARGEST, extra_members=_extra_members(content))
+    return parse(content, max_bytes=PAYLOAD_MAX_BYTES, extra_members=_extra_members(content))
 
 
 def _extra_members(content: bytes) -> tuple[str, ...]:
@@ -294,10 +295,6 @@ def _extra_members(content: bytes) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         return ()
     return tuple(members)
-
-
-def _type_of(role: str) -> str:
-    return role if role in ("root", "snapshot", "timestamp") else "targets"
 
 
 def _grouped(digest: bytes) -> str:

@@ -20,16 +20,15 @@ from keyd.domain.operations import (
     VoidReservation,
 )
 from keyd.domain.payload import parse
+from keyd.domain.sizes import PAYLOAD_MAX_BYTES
 from keyd_client import Client
 from keyd_client.messages import label
-
-_LARGEST = 3_750_000
 
 
 def signing(client: Client, path: Path, repository: str, role: str) -> tuple[Operation, bytes]:
     """Have a metadata file's payload signed, in the role's present epoch."""
     document = read_document(path)
-    payload = parse(document.payload, max_bytes=_LARGEST)
+    payload = parse(document.payload, max_bytes=PAYLOAD_MAX_BYTES)
     name = repository or client.profile.repository
     meant = document.role(role, path, "")
     operation = SignMetadata(

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from keyd.domain.payload import Payload
+from keyd.domain.sizes import PAYLOAD_MAX_BYTES
 
 TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
@@ -65,7 +66,7 @@ class RoleRules:
 
     expiry_min_s: int = 600
     expiry_max_s: int = 400 * _DAY_S
-    payload_max_bytes: int = 3_750_000
+    payload_max_bytes: int = PAYLOAD_MAX_BYTES
     version_step_max: int = 100
     threshold_floor: int = 1
     require_spare_key: bool = False

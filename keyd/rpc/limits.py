@@ -6,18 +6,21 @@ by its effect. Sizes are bytes, times seconds unless the name says otherwise.
 
 from __future__ import annotations
 
+from keyd.domain import opaque
+from keyd.domain.sizes import PAYLOAD_MAX_BYTES
+
 KIB = 1024
 MIB = 1024 * KIB
 
 # --- sizes ----------------------------------------------------------------------------------------
 
-# The largest TUF payload that any role may have (rule A8's ceiling).
-PAYLOAD_MAX = 3_750_000
+# The ceiling of rule A8, whatever a role's own rules say.
+PAYLOAD_MAX = PAYLOAD_MAX_BYTES
 # Names, digests and protobuf framing around one payload: each name at most 64 bytes, a delegated
 # role's at most 255, digests 32.
 FRAMING_MAX = 4 * KIB
 METADATA_REQUEST_MAX = PAYLOAD_MAX + FRAMING_MAX
-OPAQUE_DATA_MAX = 1 * MIB
+OPAQUE_DATA_MAX = opaque.MAX_BYTES
 OPAQUE_REQUEST_MAX = OPAQUE_DATA_MAX + FRAMING_MAX
 # What any one message may have on the wire: a batch chunk or a set of published files.
 MESSAGE_MAX = 4 * MIB

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from keyd.domain.keys import Key
-from keyd.domain.payload import Payload, parse
+from keyd.domain.payload import parse
 from keyd.domain.records import Repository, Role
-from keyd.domain.trust import TOP_LEVEL, RepositoryState
+from keyd.domain.sizes import PAYLOAD_MAX_BYTES
+from keyd.domain.trust import RepositoryState, type_of_role
 from keyd.errors import InvalidRequest, NotFound
 from keyd.ports import View
 from keyd.services.evidence import role_or_new
-
-_MAX_BYTES = 3_750_000
 
 Places = Collection[tuple[str, str]]
 
@@ -73,10 +72,6 @@ def _places(view: View, key: Key) -> set[tuple[str, str]]:
 
 def _of_type(places: Places, payload: bytes) -> set[tuple[str, str]]:
     """Keep what the payload's `_type` allows: one key for snapshot and timestamp is common."""
-    parsed: Payload = parse(payload, role_type=None, max_bytes=_MAX_BYTES)
+    parsed = parse(payload, role_type=None, max_bytes=PAYLOAD_MAX_BYTES)
     kind = parsed.signed["_type"]
-    return {
-        (where, what)
-        for where, what in places
-        if (what if what in TOP_LEVEL else "targets") == kind
-    }
+    return {(where, what) for where, what in places if type_of_role(what) == kind}

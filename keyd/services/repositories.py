@@ -19,6 +19,7 @@ from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Repository, Reservation, ReservationState, Role
 from keyd.domain.rule_levels import rules_text
 from keyd.domain.runway import Runway
+from keyd.domain.sizes import PAYLOAD_MAX_BYTES
 from keyd.domain.trust import TOP_LEVEL, KeySet, RepositoryState, RoleRules
 from keyd.errors import AlreadyExists, InvalidRequest, NotFound, PolicyViolation
 from keyd.ports import Transaction, View
@@ -263,8 +264,10 @@ def check_rules(rules: RoleRules) -> None:
     """Refuse levels that no payload could meet. Raises: InvalidRequest (RULES_INVALID)."""
     if not 0 <= rules.expiry_min_s < rules.expiry_max_s:
         raise InvalidRequest("RULES_INVALID", "expiry_min_s must lie below expiry_max_s")
-    if not 0 < rules.payload_max_bytes <= 3_750_000:
-        raise InvalidRequest("RULES_INVALID", "payload_max_bytes lies between 1 and 3750000")
+    if not 0 < rules.payload_max_bytes <= PAYLOAD_MAX_BYTES:
+        raise InvalidRequest(
+            "RULES_INVALID", f"payload_max_bytes lies between 1 and {PAYLOAD_MAX_BYTES}"
+        )
     if rules.version_step_max < 0 or rules.threshold_floor < 1:
         raise InvalidRequest("RULES_INVALID", "threshold_floor is at least 1, the step at least 0")
 
