@@ -50,6 +50,10 @@ ONCE_ONLY = {
     "BootstrapRepository": "RepositoryService",
     "RegisterRepository": "RepositoryService",
     "SetRoleRules": "RepositoryService",
+    "StartRotation": "RotationService",
+    "EnrolFirstOfficers": "OfficerService",
+    "DecideProposal": "ProposalService",
+    "ExecuteProposal": "ProposalService",
 }
 # gRPC's own retries lose the end of a stream whose server dies: the caller would wait for its whole
 # deadline. A batch begins new streams by itself; whoever watches is told.

@@ -17,7 +17,15 @@ import pytest
 
 from keyd_client import Client, Profile, errors
 from keyd_client.channel import ONCE_ONLY, STREAMS
-from keyd_protos.v1 import keys_pb2, repositories_pb2, signing_pb2, tokens_pb2
+from keyd_protos.v1 import (
+    keys_pb2,
+    officers_pb2,
+    proposals_pb2,
+    repositories_pb2,
+    rotations_pb2,
+    signing_pb2,
+    tokens_pb2,
+)
 from tests.unit.sdk.scripted_daemon import SERVICES, Refusal, ScriptedDaemon
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -121,6 +129,12 @@ def test_acts_that_cannot_be_repeated_are_not(client: Client, daemon: ScriptedDa
         repositories_pb2.SetRoleRulesRequest: lambda: repositories.set_role_rules(
             "root", repositories_pb2.RoleRules(), "r"
         ),
+        rotations_pb2.StartRotationRequest: lambda: client.rotations.start(
+            rotations_pb2.RotationChange(), bytes(32)
+        ),
+        officers_pb2.EnrolFirstOfficersRequest: lambda: client.officers.enrol_first([], 2),
+        proposals_pb2.DecideProposalRequest: lambda: client.proposals.decide("p", b"{}"),
+        proposals_pb2.ExecuteProposalRequest: lambda: client.proposals.execute("p"),
     }
     assert len(calls) == len(ONCE_ONLY)
     for kind, act in calls.items():
