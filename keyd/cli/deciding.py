@@ -10,6 +10,7 @@ import click
 
 from keyd.cli.case import Case, Judged, judge
 from keyd.cli.officer_keys import checked, opened
+from keyd.cli.options import hexadecimal
 from keyd.cli.output import say
 from keyd.cli.remote import confirm_name
 from keyd.domain.approval import Decision, Statement, sealed
@@ -17,13 +18,6 @@ from keyd.domain.officers import OfficerKey, OfficerKeyKind
 from keyd.errors import InvalidRequest, NotAllowed
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _hex(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
-    try:
-        return bytes.fromhex(value)
-    except ValueError as error:
-        raise click.BadParameter("is not hexadecimal") from error
 
 
 _KEY_OPTIONS = (
@@ -38,7 +32,7 @@ _KEY_OPTIONS = (
         help="PKCS#11 library of the token.",
     ),
     click.option(
-        "--key-id", default="", callback=_hex, help="CKA_ID, if the token has several keys."
+        "--key-id", default="", callback=hexadecimal, help="CKA_ID, if the token has several keys."
     ),
     click.option(
         "--pin-fd", type=click.IntRange(0), help="Read the PIN here, not from the terminal."

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from keyd.cli.options import examples, json_option
+from keyd.cli.options import examples, hexadecimal, json_option
 from keyd.cli.output import emit, facts, progress, table
 from keyd.cli.remote import comment_option, confirm_name, connect, profile_option
 from keyd.domain.keys import Scheme
@@ -99,13 +99,6 @@ def show(*, name: str, form: str | None, profile: str, as_json: bool) -> None:
         click.echo(found.public_key_pem.rstrip() if form == "pem" else tuf_key)
 
 
-def _cka_id(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
-    try:
-        return bytes.fromhex(value)
-    except ValueError as error:
-        raise click.BadParameter("is not hexadecimal") from error
-
-
 @key.command(
     epilog=examples(
         "keyd token keys hsm", "keyd key adopt root-1 --token hsm --id 0a1b2c --key-sha256 …"
@@ -113,11 +106,14 @@ def _cka_id(_context: click.Context, _parameter: click.Parameter, value: str) ->
 )
 @click.argument("name")
 @click.option("--token", required=True, help="Token that holds the key.")
-@click.option("--id", "cka_id", required=True, callback=_cka_id, help="CKA_ID, hexadecimal.")
+@click.option("--id", "cka_id", required=True, callback=hexadecimal, help="CKA_ID, hexadecimal.")
 @click.option("--scheme", type=_SCHEMES, help="Scheme; default: what its type suggests.")
 @click.option("--content", type=_CONTENTS, default="tuf", show_default=True, help="As for create.")
 @click.option(
-    "--key-sha256", default="", callback=_cka_id, help="Fingerprint that is expected, hexadecimal."
+    "--key-sha256",
+    default="",
+    callback=hexadecimal,
+    help="Fingerprint that is expected, hexadecimal.",
 )
 @profile_option
 @json_option

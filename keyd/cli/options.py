@@ -10,7 +10,6 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# As keyd.config.load.DEFAULT_PATH, which costs 100 ms to import.
 CONFIG_PATH = Path("/etc/keyd/keyd.toml")
 
 json_option = click.option(
@@ -46,6 +45,14 @@ set_option = click.option(
     callback=_settings,
     help="Override a setting, e.g. daemon.ledger=/srv/keyd (repeatable; wins over KEYD_*).",
 )
+
+
+def hexadecimal(_context: click.Context, _parameter: click.Parameter, value: str) -> bytes:
+    """Callback of options that take bytes in hexadecimal. Raises: click.BadParameter."""
+    try:
+        return bytes.fromhex(value)
+    except ValueError as error:
+        raise click.BadParameter("is not hexadecimal") from error
 
 
 def examples(*lines: str) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from keyd.cli.output import say
 from keyd_client import Client
 from keyd_client import profile as profiles
 from keyd_client.errors import ProfileError
-from keyd_client.messages import as_dict
+from keyd_client.messages import Finding, as_dict
 
 _DEFAULT = "default"
 _DEVELOPMENT = "dev"  # what `keyd dev` writes
@@ -47,6 +48,12 @@ def connect(profile: str) -> Client:
 def dicts(messages: Iterable[Any]) -> list[dict[str, Any]]:
     """Plain data of many messages."""
     return [as_dict(message) for message in messages]
+
+
+def say_finding(finding: Finding) -> None:
+    """One finding of the daemon's on stderr, and whether it refuses."""
+    kind = "refused" if finding.refuses else "warning"
+    say(f"{kind}: {finding.reason} at {finding.pointer or '/'}: {finding.message}")
 
 
 def confirm_name(name: str, given: str | None, consequence: str) -> None:

@@ -11,7 +11,7 @@ from keyd.cli.exits import Exit
 from keyd.cli.metadata_files import read_file, role_of
 from keyd.cli.options import examples, json_option
 from keyd.cli.output import emit, facts, progress, say, table
-from keyd.cli.remote import comment_option, connect, dicts, profile_option
+from keyd.cli.remote import comment_option, connect, dicts, profile_option, say_finding
 from keyd_client.messages import GetRepositoryStateResponse, RoleRules, RoleState, as_dict, label
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -82,7 +82,7 @@ def register(
             name, [read_file(path) for path in roots], development=development
         )
     for warning in answer.warnings:
-        say(f"warning: {warning.reason} at {warning.pointer or '/'}: {warning.message}")
+        say_finding(warning)
     emit(as_json, as_dict(answer), f"{name}: registered with {len(roots)} roots")
 
 

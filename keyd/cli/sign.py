@@ -11,9 +11,9 @@ from keyd.cli.exits import Exit
 from keyd.cli.metadata_files import Document, read_document, read_file, write_file
 from keyd.cli.options import examples, json_option
 from keyd.cli.output import emit, facts, progress, say
-from keyd.cli.remote import connect, dicts, profile_option
+from keyd.cli.remote import connect, dicts, profile_option, say_finding
 from keyd_client import Client
-from keyd_client.messages import CheckMetadataResponse, Finding, MetadataSignature, as_dict
+from keyd_client.messages import CheckMetadataResponse, MetadataSignature, as_dict
 
 _file_argument = click.argument(
     "file", type=click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -105,7 +105,7 @@ def sign(
             write_file(output or file, document.content())
     for one in made:
         for warning in one.warnings:
-            _say_finding(warning)
+            say_finding(warning)
     emit(as_json, {"signatures": dicts(made)}, _words(document, made, output or file))
 
 
@@ -173,7 +173,7 @@ def check(
             confirmed_change=confirm_change,
         )
     for finding in checked.findings:
-        _say_finding(finding)
+        say_finding(finding)
     emit(as_json, {"check": as_dict(checked)}, _verdict(checked))
     return Exit.DONE if checked.would_sign else Exit.FAILED
 
@@ -190,8 +190,3 @@ def _verdict(checked: CheckMetadataResponse) -> str:
             "payload SHA-256": checked.payload_sha256.hex(),
         }
     )
-
-
-def _say_finding(finding: Finding) -> None:
-    kind = "refused" if finding.refuses else "warning"
-    say(f"{kind}: {finding.reason} at {finding.pointer or '/'}: {finding.message}")
