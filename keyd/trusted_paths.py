@@ -30,6 +30,14 @@ def file_objection(path: Path) -> str:
     return "" if path.is_file() else f"{path} is no regular file"
 
 
+def is_private(path: Path) -> bool:
+    """Whether a file's mode keeps its content from others. Raises: OSError."""
+    found = path.stat()
+    # Root may share what it owns with the group that keyd runs in.
+    shared = stat.S_IRGRP if found.st_uid == 0 else 0
+    return not found.st_mode & 0o077 & ~shared
+
+
 def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """The places that the kernel passes through, links and their targets included."""
     here, ahead, links = Path("/"), deque(path.parts[1:]), 0

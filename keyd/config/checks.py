@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -96,9 +95,6 @@ def _unreadable(path: Path, *, private: bool = False) -> str:
         return objection
     if not os.access(path, os.R_OK):
         return f"{path} cannot be read by this user"
-    status = path.stat()
-    # Root may share what it owns with the group that keyd runs in.
-    shared = stat.S_IRGRP if status.st_uid == 0 else 0
-    if private and status.st_mode & 0o077 & ~shared:
+    if private and not trusted_paths.is_private(path):
         return f"{path} is open to others; type: chmod 600 {path}"
     return ""

@@ -100,11 +100,8 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 def _secret(path: Path) -> bytes:
     data = _bytes(path)
-    found = path.stat()
-    # Root may share what it owns with the group that keyd runs in.
-    shared = stat.S_IRGRP if found.st_uid == 0 else 0
-    if found.st_mode & 0o077 & ~shared:
-        mode = stat.S_IMODE(found.st_mode)
+    if not trusted_paths.is_private(path):
+        mode = stat.S_IMODE(path.stat().st_mode)
         raise _bad(path, f"has mode {mode:04o}, so others can reach the private key; chmod 0600")
     return data
 
