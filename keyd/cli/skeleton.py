@@ -58,7 +58,8 @@ _POLICY = """\
 # wildcards. What each member means: docs/reference/policy.md.
 # Try it: keyd policy explain --principal unix:admin --method KeyService.ListKeys
 
-# The local administrator: everything but signatures.
+# The local administrator: keys, tokens, repositories and the log. Signatures, rotations, officers
+# and proposals need grants of your own; docs/reference/policy.md lists their methods.
 [[grant]]
 name = "administrator"
 principals = ["unix:admin"]
