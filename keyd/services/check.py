@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from keyd.domain.policy import Action, Caller
 from keyd.domain.rules import Judgement, judge
+from keyd.domain.rules.objections import wrong_key
 from keyd.errors import Equivocation, Finding, KeydError, NotFound, Severity
 from keyd.ports import View
 from keyd.services.acceptance import lacking
@@ -89,7 +90,7 @@ def _key_findings(view: View, reading: Reading, judgement: Judgement) -> tuple[F
     try:
         check_usable(view, reading.key, reading.role, reading.payload, judgement.required)
     except KeydError as refused:
-        return (Finding("A2", refused.reason, "", refused.message, details={"kind": "key"}),)
+        return (wrong_key("A2", refused.reason, refused.message),)
     return ()
 
 

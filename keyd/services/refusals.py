@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from keyd.domain.rules.objections import KEY_KIND
 from keyd.errors import (
     ApprovalRequired,
     Equivocation,
@@ -35,7 +36,7 @@ def _kind(findings: tuple[Finding, ...]) -> tuple[type[KeydError], Finding]:
     for finding in findings:
         if finding.reason == "VERSION_ALREADY_SIGNED_DIFFERENTLY":
             return Equivocation, finding
-    state = [f for f in findings if f.details.get("kind") != "key"]
+    state = [f for f in findings if f.details.get("kind") != KEY_KIND]
     if not state:
         return NotAllowed, findings[0]
     if all(f.reason == "QUORUM_UNAVAILABLE" for f in state):
