@@ -15,7 +15,6 @@ from keyd.config.problems import ConfigurationError, from_validation, pointer, p
 from keyd.config.settings import Settings
 from keyd.errors import Finding
 
-DEFAULT_PATH = Path("/etc/keyd/keyd.toml")
 PREFIX = "KEYD_"
 
 

@@ -13,7 +13,6 @@ from keyd.domain.token_uri import parse_token_uri
 from keyd.errors import InvalidRequest
 
 SOCKET_PATH_BYTES = 107  # sun_path of unix(7) holds 108 with the final NUL
-PIN_SOURCES = ("prompt", "file:", "credential:")
 _PIN_SOURCE = re.compile(r"prompt|file:/[^\x00\n]+|credential:[A-Za-z0-9._-]{1,64}")
 
 

@@ -24,8 +24,6 @@ _SIGNATURE = _ROLE | {Resource.KEY}
 _KEY = frozenset({Resource.KEY})
 _TOKEN = frozenset({Resource.TOKEN})
 
-# A call that leaves out one of its resources is denied, so a service that forgets to say what it
-# is about to touch cannot be let through by a grant that names nothing.
 # Not calls of the contract: what officers decide under these names is done by executing a proposal.
 PROPOSED = frozenset(
     {
@@ -34,6 +32,8 @@ PROPOSED = frozenset(
         "RepositoryService.VoidReservation",
     }
 )
+# A call that leaves out one of its resources is denied, so a service that forgets to say what it
+# is about to touch cannot be let through by a grant that names nothing.
 METHODS: Mapping[str, frozenset[Resource]] = MappingProxyType(
     {
         "SigningService.SignMetadata": _SIGNATURE,

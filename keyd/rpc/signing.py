@@ -58,7 +58,11 @@ class Signing:
         wanted = signing_request(request.metadata, request_id=request.request_id)
         with _counted(wanted.role) as counted:
             made = sign.sign(
-                *(self._world, call.caller, wanted), timeout_s=call.timeout_s, groups=self._groups
+                self._world,
+                call.caller,
+                wanted,
+                timeout_s=call.timeout_s,
+                groups=self._groups,
             )
             counted.made(made)
         return signing_pb2.SignMetadataResponse(signature=signature_out(made))
