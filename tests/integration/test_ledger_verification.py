@@ -120,13 +120,25 @@ def rebuild(connection: sqlite3.Connection) -> bytes:
     return frontier.root()
 
 
-def forge(connection: sqlite3.Connection) -> bytes:
+def reword(connection: sqlite3.Connection) -> None:
     """Say that another principal asked, in an entry that no record repeats."""
     connection.execute(
         'UPDATE leaves SET data = CAST(replace(CAST(data AS TEXT), \'"principal":"\', '
         '\'"principal":"not-\') AS BLOB) WHERE position = 30'
     )
+
+
+def forge(connection: sqlite3.Connection) -> bytes:
+    """Reword an entry and make all hashes anew; return the root."""
+    reword(connection)
     return rebuild(connection)
+
+
+def test_an_edited_entry_is_found_by_its_hash(used_copy: Home) -> None:
+    with tallied(Promise.LOG_TELLS, "a recorded value edited") as tally:
+        tamper(used_copy, reword)
+        tally.injected()
+        assert not verify(used_copy, anchored=False).sound
 
 
 def test_an_edited_entry_with_all_hashes_made_anew_is_found_by_the_checkpoints(
