@@ -21,7 +21,7 @@ from keyd.domain.operations import (
     officer_digest,
     officer_text,
 )
-from keyd.domain.policy import Action, Caller, Policy
+from keyd.domain.policy import Action, Caller, Policy, Quorum
 from keyd.domain.quorum import BASE, QuorumRule, unreachable
 from keyd.errors import AlreadyExists, InvalidRequest, PolicyViolation
 from keyd.ports import Transaction, View
@@ -30,6 +30,14 @@ from keyd.services.world import World
 
 # Without these, nobody could mend anything.
 _ESCAPES = frozenset({"OfficerService.ChangeOfficers", "OfficerService.AcceptPolicy"})
+# What the base rule stands before wherever it is about the root of a production repository.
+_ROOT_CALLS = (
+    "SigningService.SignMetadata",
+    "RepositoryService.SetRoleRules",
+    "RepositoryService.VoidReservation",
+    "RotationService.StartRotation",
+)
+_PRODUCTION_LEAST = 2
 
 
 def enrol_first(
@@ -37,7 +45,8 @@ def enrol_first(
 ) -> OfficerSet:
     """Enrol the first officers with the rule that every loosening needs from then on.
 
-    Raises: NotAllowed, AlreadyExists (OFFICERS_EXIST), InvalidRequest, PolicyViolation.
+    Raises: NotAllowed, AlreadyExists (OFFICERS_EXIST), InvalidRequest, PolicyViolation (the rules
+    of the policy in force included).
     """
     demand_administrator(world, caller, Action("OfficerService.EnrolFirstOfficers"))
 
@@ -51,6 +60,7 @@ def enrol_first(
                 raise InvalidRequest("OFFICER_INVALID", f"{officer.name!r} must be ENROLLED")
             put(world, tx, officer, caller.principal)
         put_base(world, tx, threshold, caller.principal)
+        check_lone_rules(world.policy.current(), tx)
         return tx.officers()
 
     return world.ledger.transact(work)
@@ -106,7 +116,7 @@ def put(world: World, tx: Transaction, officer: Officer, principal: str) -> None
 
 def put_base(world: World, tx: Transaction, threshold: int, principal: str) -> None:
     """Set the base rule. Raises: PolicyViolation when it is too low, or has no reserve."""
-    if threshold < 1 or (threshold < 2 and not tx.identity().development):
+    if threshold < 1 or (threshold < _PRODUCTION_LEAST and not tx.identity().development):
         raise PolicyViolation(
             "BASE_RULE_TOO_LOW", "the base rule needs at least 2 officers (1 for development)"
         )
@@ -140,6 +150,41 @@ def check_reserve(policy: Policy, officers: OfficerSet, threshold: int) -> None:
                 "not be satisfied: if that person is lost, nothing could be changed any more; "
                 "enrol one officer more first",
             )
+
+
+def check_lone_rules(policy: Policy, view: View) -> None:
+    """Refuse rules that seem to let one officer decide on the root of a production repository.
+
+    The base rule asks for two there whatever the policy says, so such a line would mislead whoever
+    reads it. With a group it asks for more than the base rule does, and stands. A repository that
+    is not known counts as one of production. Raises: PolicyViolation (QUORUM_WITHOUT_EFFECT).
+    """
+    for quorum in policy.quorums:
+        lone = quorum.rule.threshold < _PRODUCTION_LEAST and not quorum.rule.groups
+        call = _production_root_call(quorum, view) if lone else ""
+        if call:
+            raise PolicyViolation(
+                "QUORUM_WITHOUT_EFFECT",
+                f"quorum {quorum.rule.name!r} (line {quorum.scope.line}) asks 1 officer for {call} "
+                "on the root of a production repository, where the base rule asks at least "
+                f"{_PRODUCTION_LEAST}: the line demands nothing there. Write officers = "
+                f"{_PRODUCTION_LEAST} or more, or name only roles other than root, only "
+                "development repositories, or other methods",
+            )
+
+
+def _production_root_call(quorum: Quorum, view: View) -> str:
+    """The first call about a production repository's root that the rule covers, or ""."""
+    if view.identity().development:
+        return ""
+    known = {name: view.repository(name) for name in quorum.scope.repositories}
+    names = [name for name, found in known.items() if found is None or not found.development]
+    if quorum.scope.any_repository:
+        names.append("")
+    for method in _ROOT_CALLS:
+        if any(quorum.demands(Action(method, name, "root")) for name in names):
+            return method
+    return ""
 
 
 def check_officer(view: View, officer: Officer) -> None:

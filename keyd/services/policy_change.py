@@ -9,7 +9,7 @@ from keyd.domain.policy import Policy
 from keyd.errors import ApprovalRequired
 from keyd.ports import Transaction, View
 from keyd.services.effects import ACCEPTED_POLICY
-from keyd.services.officers import check_reserve
+from keyd.services.officers import check_lone_rules, check_reserve
 
 IN_FORCE = "policy_digest"
 TEXT = "policy_text"
@@ -17,16 +17,17 @@ _SHOWN = 5
 
 
 def check_policy(view: View, policy: Policy, parse: Callable[[bytes], Policy]) -> None:
-    """Refuse what officers must agree to first, and rules that they could never satisfy.
+    """Refuse what officers must agree to first, and rules that mislead or cannot be satisfied.
 
     `parse` reads the text of the policy that held last. Nothing is refused before there are
     officers, nor the policy that holds already. Raises: ApprovalRequired (POLICY_LOOSENED),
-    PolicyViolation (QUORUM_UNREACHABLE, QUORUM_WITHOUT_RESERVE).
+    PolicyViolation (QUORUM_UNREACHABLE, QUORUM_WITHOUT_RESERVE, QUORUM_WITHOUT_EFFECT).
     """
     threshold = view.base_threshold()
     if not threshold or view.setting(IN_FORCE) == policy.revision:
         return
     check_reserve(policy, view.officers(), threshold)
+    check_lone_rules(policy, view)
     if view.setting(ACCEPTED_POLICY) == policy.revision:
         return
     # Of what nobody knows any more, nothing was permitted.

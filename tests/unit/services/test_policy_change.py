@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keyd.config.policy_file import parse_policy
 from keyd.daemon.policy_source import policy_to_start_with, take_policy
-from keyd.domain.operations import AcceptPolicy
+from keyd.domain.operations import AcceptPolicy, StartRotation
 from keyd.domain.policy import Policy
 from keyd.errors import KeydError
+from keyd.services.repositories import bootstrap
 from keyd.services.world import World
-from tests.officers import carry_out, enrol, person
-from tests.worlds import open_world
+from tests.officers import approve, carry_out, enrol, person, propose
+from tests.worlds import ADMIN, FixedPolicy, allow_all, make_key, open_world
 
 PATH = Path("policy.toml")
 GRANT = """
@@ -36,7 +38,22 @@ any_key = true
 officers = 2
 """
 )
-ANN, BEN, CAT = person("ann"), person("ben"), person("cat")
+LONE = GUARDED.replace('"targets"', '"lone"', 1).replace("officers = 2", "officers = 1")
+LONE_ROOT = LONE.replace('roles = ["targets"]', "any_role = true")
+LONE_VOID = LONE_ROOT.replace("any_key = true\n", "").replace(
+    "SigningService.SignMetadata", "RepositoryService.VoidReservation"
+)
+LONE_START = (
+    GRANT
+    + """
+[[quorum]]
+name = "lone"
+methods = ["RotationService.StartRotation"]
+repositories = ["demo"]
+officers = 1
+"""
+)
+ANN, BEN, CAT = person("ann", "qa"), person("ben"), person("cat", "qa")
 
 
 @pytest.fixture
@@ -48,6 +65,13 @@ def take(world: World, text: str) -> Policy:
     policy = parse_policy(text.encode(), PATH)
     take_policy(world.ledger, world.clock, policy, text.encode(), PATH)
     return policy
+
+
+def under(world: World, text: str) -> World:
+    """The same world, in which the quorum rules of a file are in force already."""
+    policy = allow_all(ADMIN.principal)
+    quorums = parse_policy(text.encode(), PATH).quorums
+    return replace(world, policy=FixedPolicy(replace(policy, quorums=quorums)))
 
 
 def refused(world: World, text: str) -> str:
@@ -88,7 +112,7 @@ def test_rules_that_nobody_could_satisfy_are_refused(world: World) -> None:
     enrol(world, ANN, BEN, CAT)
     many = GUARDED.replace("officers = 2", "officers = 4")
     assert refused(world, many) == "QUORUM_UNREACHABLE"
-    grouped = GUARDED + "groups = { qa = 1 }\n"
+    grouped = GUARDED + "groups = { ops = 1 }\n"
     assert refused(world, grouped) == "QUORUM_UNREACHABLE"
     escape = """
 [[quorum]]
@@ -97,6 +121,65 @@ methods = ["OfficerService.ChangeOfficers"]
 officers = 3
 """
     assert refused(world, GRANT + escape) == "QUORUM_WITHOUT_RESERVE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONE_ROOT,
+        LONE_START,
+        LONE.replace('roles = ["targets"]', 'roles = ["root"]\nany_delegated_role = true'),
+        LONE_VOID,
+    ],
+    ids=["any role", "rotations", "root", "voids"],
+)
+def test_a_rule_that_seems_to_let_one_person_decide_on_root_is_refused(
+    world: World, text: str
+) -> None:
+    """Before the first officers are enrolled as well as afterwards."""
+    with pytest.raises(KeydError, match="QUORUM_WITHOUT_EFFECT"):
+        enrol(under(world, text), ANN, BEN, CAT)
+    take(world, GRANT)
+    enrol(world, ANN, BEN, CAT)
+    with pytest.raises(KeydError, match=r"'lone' \(line 8\).*officers = 2") as caught:
+        take(world, text)
+    assert caught.value.reason == "QUORUM_WITHOUT_EFFECT"
+    assert len(take(world, text.replace("officers = 1", "officers = 2")).quorums) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONE,
+        LONE_ROOT.replace("any_repository = true", 'repositories = ["trial"]'),
+        LONE_ROOT + "groups = { qa = 1 }\n",
+    ],
+    ids=["other roles", "a development repository", "a group"],
+)
+def test_one_officer_may_be_asked_where_that_has_an_effect(world: World, text: str) -> None:
+    make_key(world, "root-d")
+    bootstrap(
+        world,
+        ADMIN,
+        name="trial",
+        root_keys=["root-d"],
+        foreign_keys=[],
+        threshold=1,
+        development=True,
+    )
+    take(world, GRANT)
+    enrol(world, ANN, BEN, CAT)
+    assert len(take(world, text).quorums) == 1
+
+
+def test_the_base_rule_stands_whatever_the_policy_asks(world: World) -> None:
+    """A file that was in force before such lines were refused lets nobody decide alone."""
+    enrol(world, ANN, BEN, CAT)
+    old = under(world, LONE_START)
+    shown = approve(old, propose(old, StartRotation("demo", "0" * 64)), ANN)
+    assert [tally.missing for tally in shown.standing.tallies] == [0, 1]
+    assert not shown.standing.approved
+    assert approve(old, shown, BEN).standing.approved
 
 
 def test_a_start_holds_on_to_the_last_accepted_file(world: World, tmp_path: Path) -> None:
