@@ -32,8 +32,13 @@ def check_named(record: object) -> None:
         if name is not None:
             check_name(kind, name)
     for kind in ("role", "token"):
-        if not getattr(record, kind, "").isprintable():
-            raise InvalidRequest("NAME_INVALID", f"the {kind} has characters that do not print")
+        check_line(kind, getattr(record, kind, ""))
+
+
+def check_line(kind: str, text: str) -> None:
+    """Refuse text that could steer a terminal, or hide in a line. Raises: InvalidRequest."""
+    if not text.isprintable():
+        raise InvalidRequest("NAME_INVALID", f"the {kind} has characters that do not print")
 
 
 def check_comment(comment: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from keyd.domain import canonical
 from keyd.domain.keys import Scheme
+from keyd.domain.names import check_line, check_name
 
 
 class OfficerState(StrEnum):
@@ -113,6 +114,18 @@ class OfficerSet:
         """SHA-256 (hex) over the canonical JSON of everything an approval can depend on."""
         document = [officer_json(officer) for officer in self.officers]
         return hashlib.sha256(canonical.encode({"officers": document})).hexdigest()
+
+
+def check_names(officer: Officer) -> None:
+    """Refuse names by which one person could be taken for another.
+
+    Raises: InvalidRequest (NAME_INVALID).
+    """
+    check_name("officer", officer.name)
+    for group in officer.groups:
+        check_name("group", group)
+    for principal in officer.principals:
+        check_line("principal", principal)
 
 
 def officer_json(officer: Officer) -> dict[str, Any]:

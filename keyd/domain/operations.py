@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 
 from keyd.domain import canonical
 from keyd.domain.names import check_named
-from keyd.domain.officers import Officer, officer_json, officer_of
+from keyd.domain.officers import Officer, check_names, officer_json, officer_of
 from keyd.domain.policy import Action
 from keyd.domain.rule_levels import rules_of_text, rules_text
 from keyd.domain.trust import RoleRules
@@ -330,12 +330,21 @@ def _check_members(operation: Operation) -> None:
     if isinstance(operation, SetRoleRules):
         _ = operation.levels
     if isinstance(operation, ChangeOfficer):
-        person = operation.person
-        texts = (person.name, *person.groups, *person.principals)
-        if not all(isinstance(text, str) for text in texts):
-            raise _malformed("names of officers, groups and principals are strings")
-        if officer_text(person) != operation.officer:
-            raise _malformed("the officer is not in canonical form")
+        _check_person(operation)
+    if isinstance(operation, SucceedOfficer):
+        for each in operation.changes:
+            _check_person(each)
+
+
+def _check_person(operation: ChangeOfficer) -> None:
+    """Officers are asked about nobody whom they could take for somebody else."""
+    person = operation.person
+    texts = (person.name, *person.groups, *person.principals)
+    if not all(isinstance(text, str) for text in texts):
+        raise _malformed("names of officers, groups and principals are strings")
+    check_names(person)
+    if officer_text(person) != operation.officer:
+        raise _malformed("the officer is not in canonical form")
 
 
 def action(operation: Operation) -> Action:

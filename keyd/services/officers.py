@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from keyd.domain import public_keys
 from keyd.domain.audit import Entry, Event, Fields
-from keyd.domain.names import check_name
 from keyd.domain.officers import (
     Officer,
     OfficerKey,
@@ -14,6 +13,7 @@ from keyd.domain.officers import (
     OfficerKeyState,
     OfficerSet,
     OfficerState,
+    check_names,
 )
 from keyd.domain.operations import (
     ChangeOfficer,
@@ -189,9 +189,7 @@ def _production_root_call(quorum: Quorum, view: View) -> str:
 
 def check_officer(view: View, officer: Officer) -> None:
     """Raises: InvalidRequest, PolicyViolation."""
-    check_name("officer", officer.name)
-    for group in officer.groups:
-        check_name("group", group)
+    check_names(officer)
     if officer.state is OfficerState.ENROLLED and not officer.able:
         raise InvalidRequest("OFFICER_INVALID", f"{officer.name!r} has no key that approves")
     seen = [key.fingerprint for key in officer.keys]

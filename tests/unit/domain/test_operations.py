@@ -13,6 +13,7 @@ from keyd.domain.operations import (
     CreateKey,
     SetRoleRules,
     StartRotation,
+    SucceedOfficer,
 )
 from keyd.errors import InvalidRequest
 from tests.officers import person
@@ -35,9 +36,38 @@ OFFICER = json.loads(operations.officer_text(ANN.officer))
 )
 def test_an_officer_who_cannot_be_shown_is_no_operation(officer: str) -> None:
     """One such proposal would have broken every list of proposals."""
-    with pytest.raises(InvalidRequest) as refused:
-        operations.decode(operations.encode(ChangeOfficer(officer, "")))
-    assert refused.value.reason == "OPERATION_MALFORMED"
+    assert_refused(officer, "OPERATION_MALFORMED")
+
+
+@pytest.mark.parametrize(
+    "officer",
+    [
+        {**OFFICER, "name": "\u0430nn"},
+        {**OFFICER, "name": "ann\u200b"},
+        {**OFFICER, "name": "\u202eann"},
+        {**OFFICER, "name": "Ann"},
+        {**OFFICER, "name": ""},
+        {**OFFICER, "groups": ["q\u0430"]},
+        {**OFFICER, "groups": ["qa\u200d"]},
+        {**OFFICER, "principals": ["unix:ann\u200b"]},
+        {**OFFICER, "principals": ["unix:\x9b2Jann"]},
+    ],
+)
+def test_nobody_is_enrolled_who_reads_like_another(officer: dict[str, object]) -> None:
+    assert_refused(canonical.encode(officer).decode(), "NAME_INVALID")
+
+
+def assert_refused(officer: str, reason: str) -> None:
+    """Whether it is changed, leaves, or takes a place."""
+    good = operations.officer_text(person("ben").officer)
+    for operation in (
+        ChangeOfficer(officer, ""),
+        SucceedOfficer(officer, "0" * 64, good),
+        SucceedOfficer(good, "0" * 64, officer),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            operations.decode(operations.encode(operation))
+        assert refused.value.reason == reason, operation
 
 
 def test_a_state_that_no_key_has_is_no_operation() -> None:
