@@ -15,16 +15,11 @@ from keyd.domain.operations import CreateKey
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records import Intent, IntentKind, IntentState, RequestRecord
 from keyd.domain.tokens import FoundKey
-from keyd.errors import (
-    AlreadyExists,
-    InvalidRequest,
-    KeydError,
-    PolicyViolation,
-)
+from keyd.errors import AlreadyExists, ApprovalRequired, InvalidRequest, KeydError, PolicyViolation
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand
-from keyd.services.quorum import approving, consume, named_by_policy
+from keyd.services.quorum import approving, check_approved, consume
 from keyd.services.repositories import check_not_officers
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
@@ -53,16 +48,13 @@ def create_key(
     Raises: AlreadyExists, InvalidRequest, ApprovalRequired, BackendUnavailable, DeadlineExceeded,
     SelfCheckFailed.
     """
-    action = Action("KeyService.CreateKey", key=name, token=token)
-    demand(world, caller, action)
+    demand(world, caller, Action("KeyService.CreateKey", key=name, token=token))
     _check_new(name, content)
     _check_spec(spec)
     body = _body_digest(name, token, spec, content)
     known = world.ledger.read(lambda view: _known(view, caller, request_id, body))
     if known is not None:
         return known
-    if named_by_policy(world, action):
-        _look(world, token, timeout_s)
     record = RequestRecord(caller.principal, request_id, body, name, world.clock.now())
     return generate(
         world,
@@ -80,12 +72,11 @@ def create_key(
 def carry_out(
     world: World, principal: str, operation: CreateKey, *, proposal: str, timeout_s: float
 ) -> Key:
-    """Make the key that officers approved; the approval is used up before the token is asked.
+    """Make the key that officers approved; until there is one, the approval stands.
 
     Raises: as `create_key`, and ApprovalRequired.
     """
     spec, content = wanted(operation)
-    _look(world, operation.token, timeout_s)
     return generate(
         world,
         principal,
@@ -96,11 +87,6 @@ def carry_out(
         approval=proposal,
         timeout_s=timeout_s,
     )
-
-
-def _look(world: World, token: str, timeout_s: float) -> None:
-    """Use no approval up for a token that is away. Raises: BackendUnavailable, NotFound."""
-    world.tokens.get(token).inventory(timeout_s)
 
 
 def wanted(operation: CreateKey) -> tuple[KeySpec, Content]:
@@ -136,8 +122,9 @@ def generate(
 ) -> Key:
     """The use case behind `create_key`, for callers that are already authorised.
 
-    `approval`: the operation that officers may have to approve, or the proposal in which they did;
-    it is used up in the transaction that announces the generation.
+    `approval`: the operation that officers may have to approve, or the proposal in which they did.
+    It must hold when the generation is announced, and is used up in the transaction that registers
+    the key: whatever interrupts the token, the same approval makes one key, and never two.
     """
     deadline = Deadline(world.clock, timeout_s)
     backend = world.tokens.get(token)
@@ -163,11 +150,44 @@ def generate(
     except KeydError as failure:
         _close(world, principal, intent, failure)
         raise
-    world.ledger.transact(
-        _register(principal, key, waived=found.waived, intent=intent, request=request)
-    )
+    register = _register(principal, key, waived=found.waived, intent=intent, request=request)
+    _record(world, principal, approval, intent, register)
     failpoint(Failpoint.KEY_BEFORE_ANSWER)
     return key
+
+
+def _record(
+    world: World,
+    principal: str,
+    approval: CreateKey | str,
+    intent: Intent,
+    register: Callable[[Transaction], None],
+) -> None:
+    """Use the approval up and register the key, or neither. Raises: ApprovalRequired."""
+
+    def work(tx: Transaction) -> None:
+        if proposal := _approved(world, tx, approval):
+            consume(world, tx, proposal, principal)
+        register(tx)
+
+    try:
+        world.ledger.transact(work)
+    except ApprovalRequired as lapsed:
+        # Taken back, or overtaken, while the token was at work: the pair stays a stray.
+        _close(world, principal, intent, lapsed)
+        raise
+
+
+def _approved(world: World, view: View, approval: CreateKey | str) -> str:
+    """The approved proposal behind `approval`, "" if nobody has to be asked.
+
+    Raises: ApprovalRequired.
+    """
+    if isinstance(approval, CreateKey):
+        return approving(world, view, approval)
+    if approval:
+        check_approved(world, view, approval)
+    return approval
 
 
 def adopt_key(
@@ -278,11 +298,7 @@ def _announce(
 ) -> Callable[[Transaction], Intent]:
     def work(tx: Transaction) -> Intent:
         check_free(tx, name)
-        demanded = approval
-        if isinstance(demanded, CreateKey):
-            demanded = approving(world, tx, demanded)
-        if demanded:
-            consume(world, tx, demanded, principal)
+        _approved(world, tx, approval)
         fields = {
             "key": name,
             "token": token,

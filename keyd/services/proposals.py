@@ -164,7 +164,8 @@ def decide(world: World, caller: Caller, name: str, envelope: bytes) -> Shown:
 def execute(world: World, caller: Caller, name: str, *, timeout_s: float) -> Shown:
     """Do what an approved proposal says; its approval is used up in the same transaction.
 
-    A destruction that was interrupted goes on when it is executed again.
+    A destruction that was interrupted goes on when it is executed again; a key's creation that was
+    begins anew, with the approval that still stands.
     Raises: NotFound, NotAllowed, ApprovalRequired (APPROVAL_REQUIRED), PolicyViolation,
     InvalidRequest, BackendUnavailable, DeadlineExceeded.
     """

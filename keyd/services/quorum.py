@@ -225,18 +225,23 @@ def check_reachable(
         )
 
 
+def check_approved(world: World, view: View, name: str) -> Proposal:
+    """A proposal that is approved at this moment. Raises: ApprovalRequired."""
+    proposal = view.proposal(name)
+    if proposal is None or proposal.state is not ProposalState.OPEN:
+        raise ApprovalRequired("APPROVAL_REQUIRED", f"proposal {name} is decided: create another")
+    now = standing(world, view, proposal)
+    if not now.approved:
+        raise ApprovalRequired("APPROVAL_REQUIRED", why_not(proposal, now))
+    return proposal
+
+
 def consume(world: World, tx: Transaction, name: str, principal: str) -> None:
     """Use up an approved proposal in the transaction that does what it allows.
 
     Raises: ApprovalRequired when it is not approved any more.
     """
-    proposal = tx.proposal(name)
-    if proposal is None or proposal.state is not ProposalState.OPEN:
-        raise ApprovalRequired("APPROVAL_REQUIRED", f"proposal {name} is decided: create another")
-    now = standing(world, tx, proposal)
-    if not now.approved:
-        raise ApprovalRequired("APPROVAL_REQUIRED", why_not(proposal, now))
-    end(world, tx, proposal, ProposalState.EXECUTED, principal)
+    end(world, tx, check_approved(world, tx, name), ProposalState.EXECUTED, principal)
 
 
 def end(

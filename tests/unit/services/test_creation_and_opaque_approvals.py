@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,14 @@ from keyd.domain.methods import METHODS
 from keyd.domain.operations import CreateKey, SignOpaque, action, decode, encode
 from keyd.domain.policy import Grant, Quorum
 from keyd.domain.quorum import QuorumRule
+from keyd.domain.records_quorum import ProposalState
 from keyd.domain.tokens import TokenState
 from keyd.errors import BackendUnavailable, KeydError
 from keyd.ledger.verification.verify import verify_ledger
 from keyd.services.key_creation import create_key
 from keyd.services.opaque import OpaqueReleased, OpaqueRequest, sign_opaque
+from keyd.services.proposals import Shown, cancel, get
+from keyd.services.recovery import close_open_intents
 from keyd.services.world import World
 from tests.fakes import SoftwareToken
 from tests.ledgers import Home
@@ -70,6 +74,20 @@ def sign(world: World, data: bytes = DATA) -> OpaqueReleased:
     return sign_opaque(world, SIGNER, OpaqueRequest("layouts", data), timeout_s=TIMEOUT_S)
 
 
+class Crash(BaseException):
+    """What no service catches, like the end of a process."""
+
+
+def token_of(world: World) -> SoftwareToken:
+    token = world.tokens.get("soft")
+    assert isinstance(token, SoftwareToken)
+    return token
+
+
+def state_of(world: World, shown: Shown) -> ProposalState:
+    return get(world, ADMIN, shown.proposal.name).proposal.state
+
+
 def signing(world: World, data: bytes = DATA) -> SignOpaque:
     key = world.ledger.read(lambda view: view.key("layouts"))
     assert key is not None
@@ -115,27 +133,93 @@ def test_a_key_is_made_once_and_as_approved(world: World, tmp_path: Path, by: st
     assert verify_ledger(Home(tmp_path).state, anchor=Home(tmp_path).anchor).flaws == []
 
 
-def test_an_approval_makes_no_second_key(world: World) -> None:
-    """One whose token failed after it was asked is used up."""
+def test_an_approval_stands_until_one_key_has_come_of_it(world: World, tmp_path: Path) -> None:
     shown = approve(world, propose(world, WANTED), ANN, BEN)
-    token = world.tokens.get("soft")
-    assert isinstance(token, SoftwareToken)
+    token = token_of(world)
+    calls = (lambda: execute(world, ADMIN, shown.proposal.name), lambda: create(world))
     token.state = TokenState.OFFLINE
-    for call in (lambda: execute(world, ADMIN, shown.proposal.name), lambda: create(world)):
+    for call in calls:
         refused("TOKEN_UNAVAILABLE", call)
     token.state = TokenState.ONLINE
-    token.failures.append(BackendUnavailable("TOKEN_FAILED", "it failed"))
-    refused("TOKEN_FAILED", execute, world, ADMIN, shown.proposal.name)
+    for call in calls:
+        token.failures.append(BackendUnavailable("TOKEN_FAILED", "it failed"))
+        refused("TOKEN_FAILED", call)
+        assert state_of(world, shown) is ProposalState.OPEN
+    execute(world, ADMIN, shown.proposal.name)
+    check_one_key(world, tmp_path, shown)
+
+
+@pytest.mark.parametrize("generated", [False, True], ids=["before", "after"])
+def test_a_crash_leaves_the_approval_for_one_key(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, generated: bool
+) -> None:
+    shown = approve(world, propose(world, WANTED), ANN, BEN)
+    generate = SoftwareToken.generate
+
+    def crashing(*args: Any) -> None:
+        if generated:
+            generate(*args)
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SoftwareToken, "generate", crashing)
+        with pytest.raises(Crash):
+            execute(world, ADMIN, shown.proposal.name)
+    # What may still be under way is not begun a second time.
+    refused("KEY_EXISTS", execute, world, ADMIN, shown.proposal.name)
+    assert close_open_intents(world.ledger, world.clock) == 1
+    execute(world, ADMIN, shown.proposal.name)
+    check_one_key(world, tmp_path, shown)
+
+
+def test_an_approval_that_lapses_meanwhile_makes_no_key(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = approve(world, propose(world, WANTED), ANN, BEN)
+    generate = SoftwareToken.generate
+
+    def slow(*args: Any) -> object:
+        cancel(world, ADMIN, shown.proposal.name)
+        return generate(*args)
+
+    monkeypatch.setattr(SoftwareToken, "generate", slow)
     refused("APPROVAL_REQUIRED", execute, world, ADMIN, shown.proposal.name)
-    refused("APPROVAL_REQUIRED", create, world)
+    assert world.ledger.read(lambda view: (view.key("new"), view.open_intents())) == (None, ())
+
+
+def test_a_call_that_was_given_up_makes_no_second_key(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is taken for dead, the second makes the key, and then the first comes back."""
+    shown = approve(world, propose(world, WANTED), ANN, BEN)
+    generate = SoftwareToken.generate
+
+    def late(*args: Any) -> object:
+        monkeypatch.setattr(SoftwareToken, "generate", generate)
+        close_open_intents(world.ledger, world.clock)
+        execute(world, ADMIN, shown.proposal.name)
+        return generate(*args)
+
+    monkeypatch.setattr(SoftwareToken, "generate", late)
+    refused("APPROVAL_REQUIRED", execute, world, ADMIN, shown.proposal.name)
+    check_one_key(world, tmp_path, shown)
+
+
+def check_one_key(world: World, tmp_path: Path, shown: Shown) -> None:
+    """It is registered, its approval is used up, and neither is done once more."""
+    assert state_of(world, shown) is ProposalState.EXECUTED
+    assert [key.name for key in world.ledger.read(lambda view: view.keys())].count("new") == 1
+    for call in (lambda: execute(world, ADMIN, shown.proposal.name), lambda: create(world)):
+        refused("KEY_EXISTS", call)
+    refused("APPROVAL_REQUIRED", create, world, replace(WANTED, key="newer"))
+    assert verify_ledger(Home(tmp_path).state, anchor=Home(tmp_path).anchor).flaws == []
 
 
 def test_opaque_bytes_are_signed_as_approved(world: World, tmp_path: Path) -> None:
     shown = approve(world, propose(world, signing(world)), ANN, BEN)
     refused("NOT_EXECUTABLE", execute, world, ADMIN, shown.proposal.name)
     refused("APPROVAL_REQUIRED", sign, world, b"another layout")
-    token = world.tokens.get("soft")
-    assert isinstance(token, SoftwareToken)
+    token = token_of(world)
     # The bytes are bound to the approval before the token is asked: a failure costs nothing.
     token.failures.append(BackendUnavailable("TOKEN_FAILED", "it failed"))
     refused("TOKEN_FAILED", sign, world)
