@@ -7,7 +7,7 @@ from typing import Protocol
 
 from keyd.domain.records_rotation import Rotation, RotationState
 from keyd.ledger.codec import time_text
-from keyd.ledger.verification.entries import differing
+from keyd.ledger.verification.entries import Fields, differing
 from keyd.ledger.verification.report import Report
 from keyd.ledger.verification.rotation_facts import RotationFacts
 from keyd.ledger.view import SqliteView
@@ -17,6 +17,7 @@ class Facts(Protocol):
     """The part of the log's facts that is about rotations."""
 
     rotations: dict[str, RotationFacts]
+    voided: dict[int, Fields]
 
 
 def check_rotations(view: SqliteView, facts: Facts, report: Report) -> None:
@@ -28,7 +29,7 @@ def check_rotations(view: SqliteView, facts: Facts, report: Report) -> None:
             report.flaw(f"rotation {rotation.name}", "no entry started it")
             continue
         _check_rotation(rotation, told, report)
-        _check_files(view, rotation, told, report)
+        _check_files(view, rotation, told, facts.voided, report)
     for name in facts.rotations.keys() - {rotation.name for rotation in found}:
         report.flaw(f"rotation {name}", "an entry started it, but it is gone")
 
@@ -56,7 +57,13 @@ def _check_rotation(rotation: Rotation, told: RotationFacts, report: Report) -> 
         report.flaw(where, "the log tells another time of publication")
 
 
-def _check_files(view: SqliteView, rotation: Rotation, told: RotationFacts, report: Report) -> None:
+def _check_files(
+    view: SqliteView,
+    rotation: Rotation,
+    told: RotationFacts,
+    voided: dict[int, Fields],
+    report: Report,
+) -> None:
     files = view.rotation_files(rotation.name)
     where = f"files of rotation {rotation.name}"
     if {file.step: file.leaf for file in files} != told.steps:
@@ -64,6 +71,9 @@ def _check_files(view: SqliteView, rotation: Rotation, told: RotationFacts, repo
     for file in files:
         reserved = view.reservation(file.repository, file.role, file.epoch, file.version)
         bound = reserved is not None and reserved.digest == file.digest
+        # Officers may have freed a version that was never sealed; its log entry says so.
+        freed = voided.get(file.leaf, {}).get("payload_sha256") == file.digest
+        bound = bound or (freed and file.content is None)
         if not (bound and file.repository == rotation.repository):
             report.flaw(where, f"{file.role} {file.version} is bound to another payload")
     released = rotation.state not in (RotationState.RUNNING, RotationState.CANCELLED)

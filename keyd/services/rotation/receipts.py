@@ -84,7 +84,7 @@ def _bound(
         )
     file = files[-1]
     found = view.reservation(file.repository, file.role, file.epoch, file.version)
-    if found is None:
+    if found is None or found.digest != file.digest:
         raise NotFound("NOTHING_RESERVED", f"the reservation of {role} {file.version} was voided")
     receipt = ReservationReceipt(view.identity().ledger_id, rotation.name, found)
     return file, receipt, view.payload(file.digest)

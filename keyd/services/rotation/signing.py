@@ -74,14 +74,19 @@ def sign_step(world: World, caller: Caller, step: SigningStep, deadline: Deadlin
 
 
 def bound_file(view: View, rotation: Rotation, step: int) -> RotationFile | None:
-    """What a step is bound to; None if it is not, or somebody has signed a newer version since."""
+    """What a step is bound to; None if it is not, or not any more.
+
+    Somebody has signed a newer version since, or officers have voided this one, whether or not it
+    has another payload by now.
+    """
     found = next((f for f in view.rotation_files(rotation.name) if f.step == step), None)
     if found is None:
         return None
     reservation = view.reservation(found.repository, found.role, found.epoch, found.version)
     role = role_or_new(view, found.repository, found.role)
     overtaken = (role.epoch, role.trusted_version) > (found.epoch, found.version)
-    if reservation is None or (overtaken and not role.trusts_older_epoch):
+    released = reservation is None or reservation.digest != found.digest
+    if released or (overtaken and not role.trusts_older_epoch):
         return None
     return found
 

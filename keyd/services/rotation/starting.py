@@ -104,8 +104,8 @@ def _cancel(world: World, caller: Caller, name: str) -> Callable[[Transaction], 
 
 def _check_abandonable(view: View, file: RotationFile) -> None:
     found = view.reservation(file.repository, file.role, file.epoch, file.version)
-    if found is None:
-        return
+    if found is None or found.digest != file.digest:
+        return  # voided: what the version is bound to by now is not this rotation's
     if found.state is ReservationState.ACCEPTED:
         raise PolicyViolation(
             "ROTATION_ACCEPTED",
