@@ -20,7 +20,7 @@ from keyd.cli.case_officers import advice
 from keyd.cli.deciding import key_options, opener
 from keyd.cli.metadata_files import read_file, write_file
 from keyd.cli.officer_keys import FILE_PREFIX, write_key_file
-from keyd.cli.options import examples, json_option
+from keyd.cli.options import Command, examples, json_option
 from keyd.cli.output import emit, facts, table
 from keyd.cli.proposal import propose
 from keyd.cli.remote import confirm_name, connect, dicts, profile_option
@@ -52,9 +52,27 @@ _kind_option = click.option(
     show_default=True,
     help="Where the private half lives; file: development ledgers only.",
 )
+_NEWCOMER_OPTIONS = (
+    _public_option,
+    _kind_option,
+    click.option("--group", "groups", multiple=True, help="Group of the new person (repeatable)."),
+    click.option(
+        "--principal",
+        "principals",
+        multiple=True,
+        help="Name that the new person calls the daemon by (repeatable).",
+    ),
+)
 _compromised_option = click.option(
     "--compromised", is_flag=True, help="The old key is, or may be, in other hands."
 )
+
+
+def _newcomer_options(command: Command) -> Command:
+    """Options that describe a person to be enrolled, for `_newcomer`."""
+    for option in reversed(_NEWCOMER_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -128,30 +146,14 @@ def list_officers(*, profile: str, as_json: bool) -> None:
     )
 )
 @click.argument("name")
-@_public_option
-@_kind_option
-@click.option("--group", "groups", multiple=True, help="Group of the person (repeatable).")
-@click.option(
-    "--principal", "principals", multiple=True, help="Name they call the daemon by (repeatable)."
-)
+@_newcomer_options
 @profile_option
 @json_option
-def enrol(
-    *,
-    name: str,
-    public_key: Path,
-    kind: str,
-    groups: tuple[str, ...],
-    principals: tuple[str, ...],
-    profile: str,
-    as_json: bool,
-) -> None:
+def enrol(*, name: str, profile: str, as_json: bool, **person: Any) -> None:
     """Propose to enrol a person."""
-    person = Officer(
-        name, frozenset(groups), frozenset(principals), (_public_key(public_key, kind),)
-    )
+    joining = ChangeOfficer.to(_newcomer(name, **person), None)
     with connect(profile) as client:
-        propose(client, ChangeOfficer.to(person, None), as_json)
+        propose(client, joining, as_json)
 
 
 @officer.command(
@@ -159,37 +161,20 @@ def enrol(
 )
 @click.argument("name")
 @click.argument("successor")
-@_public_option
-@_kind_option
-@click.option("--group", "groups", multiple=True, help="Group of the successor (repeatable).")
-@click.option(
-    "--principal", "principals", multiple=True, help="Caller that the successor is (repeatable)."
-)
+@_newcomer_options
 @_compromised_option
 @profile_option
 @json_option
 def succeed(
-    *,
-    name: str,
-    successor: str,
-    public_key: Path,
-    kind: str,
-    groups: tuple[str, ...],
-    principals: tuple[str, ...],
-    compromised: bool,
-    profile: str,
-    as_json: bool,
+    *, name: str, successor: str, compromised: bool, profile: str, as_json: bool, **person: Any
 ) -> None:
     """Propose to revoke NAME and enrol SUCCESSOR in their place, in one approval."""
-    person = Officer(
-        successor, frozenset(groups), frozenset(principals), (_public_key(public_key, kind),)
-    )
+    joining = ChangeOfficer.to(_newcomer(successor, **person), None)
     with connect(profile) as client:
         before = _officer(client, name)
         keys = _retired(before, compromised)
         after = replace(before, keys=keys, state=OfficerState.REVOKED)
         leaving = ChangeOfficer.to(after, before)
-        joining = ChangeOfficer.to(person, None)
         operation = SucceedOfficer(leaving.officer, leaving.before, joining.officer)
         propose(client, operation, as_json)
 
@@ -226,6 +211,19 @@ def revoke(*, name: str, compromised: bool, profile: str, as_json: bool) -> None
         keys = _retired(person, compromised)
         changed = replace(person, keys=keys, state=OfficerState.REVOKED)
         propose(client, ChangeOfficer.to(changed, person), as_json)
+
+
+def _newcomer(
+    name: str,
+    *,
+    public_key: Path,
+    kind: str,
+    groups: tuple[str, ...],
+    principals: tuple[str, ...],
+) -> Officer:
+    """A person with their first key."""
+    keys = (_public_key(public_key, kind),)
+    return Officer(name, frozenset(groups), frozenset(principals), keys)
 
 
 def _retired(person: Officer, compromised: bool) -> tuple[OfficerKey, ...]:

@@ -199,6 +199,22 @@ def test_a_lost_officer_is_replaced_and_revoked(
     assert "QUORUM_WITHOUT_RESERVE" in refused.err
 
 
+def test_a_successor_is_enrolled_as_was_said(
+    desk: Desk, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    dora = new_person(tmp_path_factory.mktemp("dora"), "dora")
+    said = ("--group", "qa", "--group", "ops", "--principal", "unix:dora", "--kind", "pkcs11")
+    proposed = desk.json("officer", "succeed", "bob", "dora", "--public-key", dora.pem, *said)
+    name = proposed["proposal"]["name"]
+    for officer in ("alice", "carol"):
+        desk.approve(officer, name)
+    desk.json("proposal", "execute", name, "--confirm", name)
+    found = {each["name"]: each for each in desk.json("officer", "list")["officers"]}
+    assert (found["bob"]["state"], found["dora"]["state"]) == ("REVOKED", "ENROLLED")
+    assert found["dora"]["groups"] == ["ops", "qa"]
+    assert found["dora"]["principals"] == ["unix:dora"]
+
+
 def test_an_approved_root_is_signed_by_executing_the_proposal(desk: Desk, tmp_path: Path) -> None:
     with renewing(desk) as (recorder, root, change):
         name = ask(recorder, root, change).proposal
