@@ -6,15 +6,19 @@ from collections.abc import Iterator
 
 from keyd.domain.delegations import key_materials
 from keyd.domain.keys import KeyState
+from keyd.domain.records import Delegation
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.entering import entering, same_people
 from keyd.domain.rotation.found import graded, refused, warned
+from keyd.domain.rotation.listed import is_of_bins, left_in, words
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.domain.rotation.theft import old_root
 from keyd.domain.trust import KeySet
 from keyd.errors import Finding
 
 _DEAD = (KeyState.COMPROMISED, KeyState.DESTROYED)
+# Roles that a message names.
+_TOLD = 8
 # Fast-forward recovery: whose keys must change for a role to be lowered (TUF 5.3.11).
 _MATRIX = {"timestamp": {"timestamp"}, "snapshot": {"timestamp", "snapshot"}}
 
@@ -54,7 +58,7 @@ def _is_dead(key: KeyFacts, changes: ChangeSet) -> bool:
 def _role(change: RoleChange, changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
     lists = standing.lists(change.role)
     if not lists:
-        yield refused("ROLE_NOT_DELEGATED", f"nothing trusted gives keys to {change.role!r}")
+        yield _no_list_of_its_own(change.role, standing)
         return
     for keys in lists:
         listed = set(keys.fingerprints.values())
@@ -65,6 +69,16 @@ def _role(change: RoleChange, changes: ChangeSet, standing: Standing) -> Iterato
         yield from _new_list(change, changes, standing, keys)
     yield from entering(change, changes, standing)
     yield from same_people(change, standing)
+
+
+def _no_list_of_its_own(role: str, standing: Standing) -> Finding:
+    if is_of_bins(role, standing):
+        return refused(
+            "ROTATION_OF_BINS",
+            f"the hash bins of {role!r} share one key list, which rotations do not change: replace "
+            "its key by signing the delegator and every bin anew (docs/howto/rotate-keys.md)",
+        )
+    return refused("ROLE_NOT_DELEGATED", f"nothing trusted gives keys to {role!r}")
 
 
 def _new_list(
@@ -107,6 +121,12 @@ def _stolen(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
             yield refused(
                 "ROTATION_KEY_NOT_LISTED", f"no role of {standing.repository} lists {label}"
             )
+        if left := left_in(fingerprint, changes, standing):
+            yield refused(
+                "STOLEN_KEY_STAYS_LISTED",
+                f"clients would go on trusting {label} for {_some(left)}: remove it there as well; "
+                f"until then `keyd key compromise {label}` stops it from signing here",
+            )
     if changes.compromised and changes.kind not in (
         RotationKind.EMERGENCY,
         RotationKind.FAST_FORWARD,
@@ -115,6 +135,12 @@ def _stolen(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
         yield refused(
             "ROTATION_KIND_WRONG", "a stolen key is replaced by an emergency, not as planned"
         )
+
+
+def _some(left: tuple[Delegation, ...]) -> str:
+    """The first of them in words, and how many more there are."""
+    named = ", ".join(words(entry) for entry in left[:_TOLD])
+    return f"{named} and {len(left) - _TOLD} more" if len(left) > _TOLD else named
 
 
 def _recovery(changes: ChangeSet) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keyd.domain.delegations import delegates, key_set
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
+from keyd.domain.rotation.listed import left_in
 from keyd.domain.rotation.objections import objections
 from keyd.domain.rotation.plan import Plan, SignatureNeed, Step, StepKind
 from keyd.domain.rotation.standing import ELSEWHERE, KeyFacts, Standing
@@ -62,18 +62,7 @@ def leaving(changes: ChangeSet, standing: Standing) -> list[str]:
     """Fingerprints that no list has any more afterwards."""
     gone = {fingerprint for change in changes.changes for fingerprint in change.remove}
     gone -= {standing.material(key) for change in changes.changes for key in change.add}
-    return sorted(fp for fp in gone if not _still_listed(fp, changes, standing))
-
-
-def _still_listed(fingerprint: str, changes: ChangeSet, standing: Standing) -> bool:
-    for payload in standing.trusted.values():
-        for role in delegates(payload).names:
-            keys = key_set(payload, role, "")
-            change = changes.of(role)
-            removed = change is not None and fingerprint in change.remove
-            if keys and fingerprint in keys.fingerprints.values() and not removed:
-                return True
-    return False
+    return sorted(fp for fp in gone if not left_in(fp, changes, standing))
 
 
 def _top_down(roles: set[str], standing: Standing) -> list[str]:
