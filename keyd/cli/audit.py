@@ -89,22 +89,37 @@ def _what(document: dict[str, Any]) -> str:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Check this export instead of asking a daemon; needs --verifier-key.",
 )
+@click.option(
+    "--no-payloads",
+    is_flag=True,
+    help="The export was made without payloads: its signatures are not verified.",
+)
 @profile_option
 @json_option
 def verify(
-    *, verifier_key: str, kept: Path | None, exported: Path | None, profile: str, as_json: bool
+    *,
+    verifier_key: str,
+    kept: Path | None,
+    exported: Path | None,
+    no_payloads: bool,
+    profile: str,
+    as_json: bool,
 ) -> int:
     """Recompute the whole log from its raw entries and compare it with its signed checkpoint.
 
-    No version may have two payloads, and every signature must have been announced. Without a
-    verifier key kept elsewhere the daemon is asked for it, which proves only that the log agrees
-    with itself. Exits with 1 if anything differs.
+    No version may have two payloads, and every signature must have been announced. Signatures are
+    verified where there are payloads: in what keyd ledger export wrote, not in what a daemon
+    answers. Without a verifier key kept elsewhere the daemon is asked for it, which proves only
+    that the log agrees with itself. Exits with 1 if anything differs.
     """
     if exported is not None:
         if not verifier_key or kept is not None:
             raise click.UsageError("--export goes with --verifier-key and without --checkpoint")
-        report = verify_export(exported, notes.parse_verifier(verifier_key))
+        key = notes.parse_verifier(verifier_key)
+        report = verify_export(exported, key, payloads=not no_payloads)
         return show_report(report, as_json, {"verifier_key": verifier_key})
+    if no_payloads:
+        raise click.UsageError("--no-payloads goes with --export: a daemon gives none")
     with connect(profile) as client, progress("verifying the log"):
         return _verify_daemon(client, verifier_key, kept, as_json)
 
@@ -114,7 +129,7 @@ def _verify_daemon(client: Client, verifier_key: str, kept: Path | None, as_json
         signed, _ = download(client, Path(folder) / "log")
         told = verifier_key or signed.verifier_key
         key = notes.parse_verifier(told)
-        report = verify_export(Path(folder) / "log", key)
+        report = verify_export(Path(folder) / "log", key, payloads=False)
     if not verifier_key:
         say("the verifier key came from the daemon itself; keep it and give it next time")
     extends = _check_extends(client, signed.note, kept, key, report) if kept else 0

@@ -39,6 +39,7 @@ def test_an_export_verifies_with_the_log_key_alone(used: tuple[Path, LogKey], ex
     report = verify_export(export, used[1])
     assert report.flaws == []
     assert report.signatures > 15
+    assert report.unverified == 0
     assert report.log_size == parse_checkpoint((export / "checkpoint.txt").read_text()).size
 
 
@@ -81,7 +82,19 @@ def test_without_payloads_the_story_is_still_checked(
     base, key = used
     made = export_log(Home(base).state, tmp_path / "e", payloads=False)
     assert made.payloads == 0
-    assert verify_export(tmp_path / "e", key).flaws == []
+    report = verify_export(tmp_path / "e", key, payloads=False)
+    assert report.flaws == []
+    assert report.unverified == report.signatures > 15
+
+
+def test_an_export_that_lost_its_payloads_is_not_sound(
+    used: tuple[Path, LogKey], export: Path
+) -> None:
+    """It was: not one signature was verified, and nothing said so."""
+    (export / "payloads.jsonl").write_bytes(b"")
+    report = verify_export(export, used[1])
+    assert report.flaw_count == report.signatures
+    assert {flaw.what for flaw in report.flaws} == {"its payload was not exported"}
 
 
 @pytest.mark.parametrize("name", ["entries.jsonl", "payloads.jsonl", "checkpoint.txt"])

@@ -29,12 +29,13 @@ _ABOUT_A_VERSION = (
 _SAME = ("repository", "role", "epoch", "version", "payload_sha256", "key", "key_sha256")
 
 
-def verify_export(directory: Path, log_key: LogKey) -> Report:
+def verify_export(directory: Path, log_key: LogKey, *, payloads: bool = True) -> Report:
     """Check that the entries are those that `log_key` signed, and that they tell one story.
 
     The tree over the entries is the checkpoint's; no version has two payloads; every signature was
-    announced before it was made; and, as far as payloads were exported, verifies under the key
-    that the log registered. Officers' approvals verify under their keys, and are enough.
+    announced before it was made and verifies under the key that the log registered. Officers'
+    approvals verify under their keys, and are enough. Without `payloads` signatures are counted
+    as unverified.
 
     Raises: NotFound (EXPORT_INCOMPLETE). All else is in the report.
     """
@@ -42,7 +43,8 @@ def verify_export(directory: Path, log_key: LogKey) -> Report:
         if not (directory / name).is_file():
             raise NotFound("EXPORT_INCOMPLETE", f"{directory / name} is missing")
     report = Report(origin=log_key.name)
-    story = _Story(_read_keys(directory, report), _Payloads(directory, report), report)
+    bodies = _Payloads(directory, report) if payloads else None
+    story = _Story(_read_keys(directory, report), bodies, report)
     frontier = merkle.Frontier()
     for index, line in enumerate(_lines(directory / ENTRIES)):
         frontier.append(merkle.leaf_hash(line))
@@ -117,15 +119,12 @@ class _Payloads:
             file.seek(place)
             return self._decode(json.loads(file.readline()))
 
-    def __bool__(self) -> bool:
-        return bool(self._places)
-
 
 class _Story:
     """What the entries tell, one after another."""
 
     def __init__(
-        self, keys: Mapping[str, tuple[str, bytes]], payloads: _Payloads, report: Report
+        self, keys: Mapping[str, tuple[str, bytes]], payloads: _Payloads | None, report: Report
     ) -> None:
         self._keys = keys
         self._payloads = payloads
@@ -201,13 +200,15 @@ class _Story:
         fingerprint = str(fields.get("key_sha256"))
         if self._registered.get(str(fields.get("key"))) != fingerprint:
             self._report.flaw(where, f"the log registered no such key as {fields.get('key')!r}")
-        if self._payloads:
-            self._verify(where, fields, fingerprint)
+        if self._payloads is None:
+            self._report.unverified += 1
+        else:
+            self._verify(where, fields, fingerprint, self._payloads)
 
-    def _verify(self, where: str, fields: Fields, fingerprint: str) -> None:
+    def _verify(self, where: str, fields: Fields, fingerprint: str, payloads: _Payloads) -> None:
         scheme, public = self._keys.get(fingerprint, ("", b""))
         try:
-            payload = self._payloads.get(str(fields.get("payload_sha256")))
+            payload = payloads.get(str(fields.get("payload_sha256")))
             signature = bytes.fromhex(str(fields.get("signature")))
             if payload is None:
                 self._report.flaw(where, "its payload was not exported")

@@ -32,6 +32,7 @@ class Report:
     """The outcome: the ledger is sound if `flaws` is empty.
 
     `open_intents` are token calls under way, or cut off by a crash and settled at the next start.
+    `unverified` are those of `signatures` whose payloads were left out on purpose.
     """
 
     ledger_id: str = ""
@@ -40,6 +41,7 @@ class Report:
     root: bytes = b""
     checkpoints: int = 0
     signatures: int = 0
+    unverified: int = 0
     open_intents: int = 0
     flaws: list[Flaw] = field(default_factory=list)
     flaw_count: int = 0
