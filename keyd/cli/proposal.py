@@ -44,7 +44,7 @@ def proposal() -> None:
     "--key-state",
     type=(str, click.Choice([state.value for state in KeyState])),
     metavar="KEY STATE",
-    help="Take a key to another state.",
+    help="Take a key to another state; only DEACTIVATED and COMPROMISED keys can be DESTROYED.",
 )
 @click.option(
     "--create-key",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from keyd.domain.audit import Entry, Event, Fields
-from keyd.domain.keys import KeyState, check_transition
+from keyd.domain.keys import Key, KeyState, check_transition
 from keyd.domain.operations import (
     AcceptPolicy,
     ChangeKeyState,
@@ -128,7 +128,16 @@ def _void(world: World, tx: Transaction, operation: VoidReservation, principal: 
 
 
 def _change_key(world: World, tx: Transaction, operation: ChangeKeyState, principal: str) -> None:
-    key = named(tx, operation.key)
+    key = changeable(tx, operation)
+    put_state(world, tx, key, KeyState(operation.after), principal=principal, comment="by quorum")
+
+
+def changeable(view: View, operation: ChangeKeyState) -> Key:
+    """The key that the operation means, if its state may change so.
+
+    Raises: NotFound, PolicyViolation (KEY_CHANGED, KEY_STATE_TRANSITION, KEY_STILL_LISTED).
+    """
+    key = named(view, operation.key)
     if (key.fingerprint, key.state.value) != (operation.key_sha256, operation.before):
         raise PolicyViolation(
             "KEY_CHANGED", f"key {key.name!r} is another, or {key.state.value}: propose it anew"
@@ -136,8 +145,8 @@ def _change_key(world: World, tx: Transaction, operation: ChangeKeyState, princi
     new = KeyState(operation.after)
     check_transition(key.state, new)
     if new is KeyState.DESTROYED:
-        check_dispensable(tx, key.fingerprint)
-    put_state(world, tx, key, new, principal=principal, comment="by quorum")
+        check_dispensable(view, key.fingerprint)
+    return key
 
 
 def _check_use(view: View, operation: UseCompromisedKey) -> None:

@@ -267,6 +267,8 @@ def _check_payload(view: View, operation: Operation, payload: bytes) -> None:
 
 def _check_key(view: View, operation: Operation) -> None:
     """Officers are not asked about what the key, or its name, forbids already."""
+    if isinstance(operation, ChangeKeyState):
+        effects.changeable(view, operation)
     if isinstance(operation, CreateKey):
         key_creation.wanted(operation)
         key_creation.check_free(view, operation.key)

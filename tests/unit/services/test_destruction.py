@@ -67,6 +67,16 @@ def check_sound(tmp_path: Path) -> None:
     assert verify_ledger(Home(tmp_path).state, anchor=Home(tmp_path).anchor).flaws == []
 
 
+@pytest.mark.parametrize(
+    ("before", "reason"), [("PRE_ACTIVE", "KEY_STATE_TRANSITION"), ("DEACTIVATED", "KEY_CHANGED")]
+)
+def test_officers_are_not_asked_for_what_cannot_be(world: World, before: str, reason: str) -> None:
+    key = make_key(world, "old")
+    with pytest.raises(KeydError) as refused:
+        propose(world, ChangeKeyState("old", key.fingerprint, before, "DESTROYED"))
+    assert refused.value.reason == reason
+
+
 def test_the_pair_goes_and_its_neighbour_stays(world: World, tmp_path: Path) -> None:
     key, shown = approved(world)
     before = len(token_of(world).inventory(1.0))
