@@ -21,6 +21,7 @@ from keyd_client.uri import valid_name
 
 SYSTEM_DIRECTORY = Path("/etc/keyd/profiles")
 _LONGEST_TIMEOUT_S = 3600.0
+_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) holds 108 with the final NUL
 _PORT = re.compile("[1-9][0-9]{0,4}")
 
 
@@ -57,6 +58,8 @@ class Profile:
     def _check_unix(self) -> None:
         if not self.target.startswith("unix:/"):
             raise _wrong(f"target {self.target!r} needs an absolute path: unix:/run/keyd/keyd.sock")
+        if len(os.fsencode(self.target.removeprefix("unix:"))) > _SOCKET_PATH_BYTES:
+            raise _wrong(f"target {self.target!r} is longer than a socket's path may be (107 bytes)")
         if self.credential_files or self.server_name:
             raise _wrong("ca, certificate, key and server_name belong to dns: targets only")
 

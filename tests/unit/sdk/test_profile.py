@@ -19,6 +19,8 @@ from keyd_client.profile import Profile
         ('ca = "x"', "target is missing"),
         ('target = "tcp:host:1"', "neither unix:/path nor dns:host:port"),
         ('target = "unix:relative"', "absolute path"),
+        pytest.param('target = "unix:/' + "s" * 107 + '"', "PROFILE_INVALID", id="long path"),
+        pytest.param('target = "unix:/' + "\u00e9" * 54 + '"', "107 bytes", id="long in bytes"),
         ('target = "unix:/s"\nca = "x"', "belong to dns: targets only"),
         ('target = "unix:/s"\nserver_name = "x"', "belong to dns: targets only"),
         ('target = "dns:host:1"', "needs ca, certificate and key"),
@@ -67,6 +69,11 @@ def test_a_profile_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
         "demo",
         5.0,
     )
+
+
+def test_the_longest_path_of_a_socket_is_taken() -> None:
+    target = "unix:/" + "s" * 106
+    assert Profile(target).target == target
 
 
 def test_a_profile_that_anybody_may_write_is_refused(tmp_path: Path) -> None:
