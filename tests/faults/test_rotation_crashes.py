@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +21,7 @@ import pytest
 
 from keyd.ledger.verification.verify import verify_ledger
 from keyd_client import Client
-from keyd_client.errors import KeydClientError
+from keyd_client.errors import BackendUnavailable, KeydClientError
 from keyd_client.messages import NewKey, RoleChange, Rotation, RotationChange, RotationKind, label
 from tests.daemon import REPOSITORY, TOKEN, Installation
 from tests.recording import entries_of
@@ -42,6 +44,7 @@ PLACES = (
 )
 # Which of them stand for the others in `make test`.
 SAMPLE = ("rotation.step_done", "sign.after_token")
+_DEATH_S = 5.0
 _LONGEST_S = 60.0
 
 
@@ -147,6 +150,10 @@ def comes_through(installation: Installation, daemon: Daemon, call: Callable[[],
         try:
             while not future.done() and daemon.running.poll() is None:
                 time.sleep(0.02)
+            if isinstance(future.exception() if future.done() else None, BackendUnavailable):
+                # A caller hears of a death before its parent does.
+                with suppress(subprocess.TimeoutExpired):
+                    daemon.running.wait(_DEATH_S)
         finally:
             installation.disarm()
         if daemon.running.poll() is None:
