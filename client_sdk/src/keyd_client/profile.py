@@ -59,7 +59,9 @@ class Profile:
         if not self.target.startswith("unix:/"):
             raise _wrong(f"target {self.target!r} needs an absolute path: unix:/run/keyd/keyd.sock")
         if len(os.fsencode(self.target.removeprefix("unix:"))) > _SOCKET_PATH_BYTES:
-            raise _wrong(f"target {self.target!r} is longer than a socket's path may be (107 bytes)")
+            raise _wrong(
+                f"target {self.target!r} is longer than a socket's path may be (107 bytes)"
+            )
         if self.credential_files or self.server_name:
             raise _wrong("ca, certificate, key and server_name belong to dns: targets only")
 
