@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -372,10 +373,11 @@ class Supervisor:
         if self._quarantined:
             raise self._refusal()
         # While logged in, C_Login does not even look at the PIN: there is nothing to try.
-        if self._board.status.state is not TokenState.ONLINE:
-            stopped = self._bring_up(self._ladder.operator_login(pin))
-            if stopped is not None and stopped.reason:
-                raise PinRejected(stopped.reason, f"token {self._config.name}: {stopped.detail}")
-            if stopped is not None:
-                raise self._refusal()
+        if self._board.status.state is TokenState.ONLINE:
+            return replace(self._board.status, detail="logged in already: no PIN was tried")
+        stopped = self._bring_up(self._ladder.operator_login(pin))
+        if stopped is not None and stopped.reason:
+            raise PinRejected(stopped.reason, f"token {self._config.name}: {stopped.detail}")
+        if stopped is not None:
+            raise self._refusal()
         return self._board.status

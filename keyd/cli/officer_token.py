@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import click
 import structlog
 
 from keyd.backends.config import TokenConfig
 from keyd.backends.token import WorkerToken
 from keyd.backends.tokens import TokenFleet
+from keyd.cli.pins import read_pin, typed_pin
 from keyd.domain.keys import Key
 from keyd.domain.officers import OfficerKey, OfficerKeyKind
 from keyd.domain.records import PinAttempt, TokenIdentity
@@ -28,7 +28,6 @@ _NAME = "officer"
 _START_S = 20.0
 # A touch on the device, or a slow smart card.
 _SIGN_S = 60.0
-_PIN_MAX_BYTES = 256
 # What libraries need to find their tokens; no other variables reach the worker.
 _PASSED_ON = ("SOFTHSM2_CONF", "HOME")
 
@@ -136,16 +135,8 @@ def _unlock(token: WorkerToken, pin_fd: int | None, address: str) -> None:
 
 
 def _pin(pin_fd: int | None, address: str) -> bytearray:
-    """From an open descriptor, or typed: no argument, variable or file ever holds it."""
-    if pin_fd is None:
-        return bytearray(
-            click.prompt(f"PIN of the token {address!a}", hide_input=True, err=True).encode()
-        )
-    with open(pin_fd, "rb", closefd=True) as file:  # noqa: PTH123 - takes a descriptor
-        pin = file.read(_PIN_MAX_BYTES + 1).removesuffix(b"\n")
-    if not pin or len(pin) > _PIN_MAX_BYTES:
-        raise click.UsageError("the PIN is empty or too long; nothing was presented")
-    return bytearray(pin)
+    found = typed_pin(f"the token {address!a}") if pin_fd is None else read_pin(pin_fd)
+    return bytearray(found)
 
 
 def _chosen(found: tuple[FoundKey, ...], key_id: bytes) -> FoundKey:

@@ -9,10 +9,9 @@ import click
 
 from keyd.cli.options import examples, json_option
 from keyd.cli.output import emit, emit_json, facts, progress, say, table
+from keyd.cli.pins import read_pin, typed_pin
 from keyd.cli.remote import comment_option, connect, dicts, profile_option
 from keyd_client.messages import Token, WatchTokensResponse, as_dict, label
-
-_PIN_MAX_BYTES = 1024
 
 
 @click.group()
@@ -73,20 +72,8 @@ def unlock(
 
 
 def _pin(name: str, pin_file: Path | None, pin_fd: int | None) -> bytes:
-    """The PIN's line, without its end. Never from an argument: others see those."""
-    if pin_file is None and pin_fd is None:
-        prompted: str = click.prompt(f"PIN of {name}", hide_input=True, err=True)
-        return prompted.encode()
-    source = pin_fd if pin_fd is not None else pin_file
-    assert source is not None  # noqa: S101 - one of the two is given
-    try:
-        with open(source, "rb", closefd=True) as file:  # noqa: PTH123 - takes a descriptor too
-            pin = file.read(_PIN_MAX_BYTES + 1).removesuffix(b"\n")
-    except OSError as error:
-        raise click.UsageError(f"the PIN cannot be read: {error.strerror}") from error
-    if not pin or len(pin) > _PIN_MAX_BYTES:
-        raise click.UsageError("the PIN is empty or too long; nothing was presented")
-    return pin
+    source = pin_file if pin_file is not None else pin_fd
+    return typed_pin(name) if source is None else read_pin(source)
 
 
 @token.command(epilog=examples('keyd token quarantine hsm --comment "left unattended"'))

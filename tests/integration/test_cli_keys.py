@@ -163,6 +163,14 @@ def test_unlocking_by_file_descriptor_and_prompt(dev_site: DevSite, tmp_path: Pa
     pin_file = dev_site.folder / "softhsm" / "pin"
     unlocked = dev_site.json("token", "unlock", "softhsm", "--pin-file", pin_file)["token"]
     assert unlocked["state"] == "ONLINE"
+    wrong = tmp_path / "wrong"
+    wrong.write_text("not the PIN\n")
+    for file in (pin_file, wrong):
+        told = dev_site.json("token", "unlock", "softhsm", "--pin-file", file)["token"]
+        assert told["detail"] == "logged in already: no PIN was tried"
+    assert dev_site.json("token", "list")["tokens"][0]["detail"] == ""
+    unasked = dev_site.keyd("token", "unlock", "softhsm")
+    assert (unasked.code, "there is no terminal" in unasked.err) == (2, True)
     both = dev_site.keyd("token", "unlock", "softhsm", "--pin-file", pin_file, "--retry-configured")
     assert both.code == 2
     empty = tmp_path / "empty"
