@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keyd.domain.records import LedgerIdentity
-from keyd.errors import AlreadyExists, NotFound
+from keyd.errors import AlreadyExists, NotFound, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ledger.codec import corrupt
 from keyd.ledger.create import LOCK
@@ -79,7 +79,7 @@ def restore(source: Path, directory: Path, now: datetime) -> Backup:
     ledger then compares it with its anchor.
 
     Raises: NotFound (BACKUP_MISSING), BackendUnavailable (LEDGER_IN_USE), StateCorrupt
-    (LEDGER_FOREIGN, LEDGER_CORRUPT, LEDGER_SCHEMA_NEWER), NotAllowed, OSError.
+    (LEDGER_FOREIGN, BACKUP_DAMAGED, LEDGER_SCHEMA_NEWER), NotAllowed, OSError.
     """
     if not source.is_file():
         raise NotFound("BACKUP_MISSING", f"there is no backup {source}")
@@ -88,7 +88,7 @@ def restore(source: Path, directory: Path, now: datetime) -> Backup:
     try:
         new = directory / f"{DATABASE}.new"
         new.unlink(missing_ok=True)
-        made = _copy(source, new)
+        made = _sound_copy(source, new)
         # A WAL of the old file next to the restored one would be taken for the new one's.
         for part in _PARTS:
             old = directory / f"{DATABASE}{part}"
@@ -97,10 +97,22 @@ def restore(source: Path, directory: Path, now: datetime) -> Backup:
         new.rename(directory / DATABASE)
         flush_directory(directory)
         return made
-    except sqlite3.Error as error:
-        raise translate(error) from error
     finally:
         lock.release()
+
+
+def _sound_copy(source: Path, new: Path) -> Backup:
+    """A copy of the backup, whose damage must not be taken for the ledger's."""
+    try:
+        return _copy(source, new)
+    except (sqlite3.Error, StateCorrupt) as error:
+        found = translate(error) if isinstance(error, sqlite3.Error) else error
+        if found.reason != "LEDGER_CORRUPT":
+            raise found from error
+        raise StateCorrupt(
+            "BACKUP_DAMAGED",
+            f"{source} is damaged or no backup of a ledger: nothing was changed; take another",
+        ) from error
 
 
 def _copy(source: Path, new: Path) -> Backup:

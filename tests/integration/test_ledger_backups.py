@@ -69,7 +69,11 @@ def test_restoring_keeps_what_was_there(home: Home, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "LEDGER_FOREIGN"), (b"SQLite format 3\0" + b"x" * 4096, "LEDGER_CORRUPT")],
+    [
+        (b"", "LEDGER_FOREIGN"),
+        (b"a shopping list", "BACKUP_DAMAGED"),
+        (b"SQLite format 3\0" + b"x" * 4096, "BACKUP_DAMAGED"),
+    ],
 )
 def test_what_is_no_ledger_is_not_restored(
     home: Home, tmp_path: Path, content: bytes, reason: str
