@@ -130,9 +130,21 @@ def role_rules(world: World, caller: Caller, repository: str, role: str) -> tupl
 
     def work(view: View) -> tuple[RoleRules, bool]:
         found = role_or_new(view, existing(view, repository).name, role)
+        if found.rules is None and not _is_known(view, found):
+            raise NotFound(
+                "ROLE_UNKNOWN",
+                f"{repository} has no role {role!r}, and nothing delegates it: "
+                "keyd repo state lists all roles",
+            )
         return rules_of(found), found.rules is None
 
     return world.ledger.read(work)
+
+
+def _is_known(view: View, role: Role) -> bool:
+    """Whether it is a top-level role, or something was signed for it or delegates it."""
+    recorded = role.name in TOP_LEVEL or view.role(role.repository, role.name) is not None
+    return recorded or bool(view.delegators_of(role.repository, role.name))
 
 
 def set_role_rules(

@@ -22,6 +22,8 @@ def test_repository_state_and_rules(dev_site: DevSite) -> None:
     assert {role["role"] for role in state["roles"]} >= {"root", "targets", "packages"}
     assert "timestamp" in dev_site.keyd("repo", "state").out
     assert dev_site.json("repo", "rules", "snapshot")["defaults"] is True
+    unknown = dev_site.keyd("repo", "rules", "nosuch")
+    assert (unknown.code, "ROLE_UNKNOWN" in unknown.err) == (1, True)
     changed = dev_site.json(
         "repo", "set-rules", "snapshot", "expiry_max_s=864000", "--comment", "x"
     )
