@@ -132,14 +132,22 @@ def _verify_daemon(client: Client, verifier_key: str, kept: Path | None, as_json
         report = verify_export(Path(folder) / "log", key, payloads=False)
     if not verifier_key:
         say("the verifier key came from the daemon itself; keep it and give it next time")
+    if report.unverified:
+        say(
+            "a daemon hands out no payloads, so signatures are counted as unverified; to verify "
+            "them: keyd ledger export, then keyd audit verify --export"
+        )
     extends = _check_extends(client, signed.note, kept, key, report) if kept else 0
     return show_report(report, as_json, {"verifier_key": told, "extends": extends})
 
 
 def _check_extends(client: Client, note: str, kept: Path, key: notes.LogKey, report: Report) -> int:
     """Note in the report if the log does not begin with what a kept checkpoint covers."""
+    text = read_file(kept).decode("utf-8", "replace")
+    # What is no checkpoint at all says nothing about the log.
+    notes.parse_note(text)
     try:
-        earlier = notes.verify_checkpoint(read_file(kept).decode("utf-8", "replace"), [key])
+        earlier = notes.verify_checkpoint(text, [key])
         now = notes.verify_checkpoint(note, [key])
         if earlier.size > now.size:
             report.flaw("log", f"it has {now.size} entries and once had {earlier.size}")

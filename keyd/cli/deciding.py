@@ -15,7 +15,7 @@ from keyd.cli.output import say
 from keyd.cli.remote import confirm_name
 from keyd.domain.approval import Decision, Statement, sealed
 from keyd.domain.officers import OfficerKey, OfficerKeyKind
-from keyd.errors import InvalidRequest, NotAllowed
+from keyd.errors import InvalidRequest, NotAllowed, NotFound
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -117,7 +117,12 @@ def _check_holder(case: Case, officer: str, key: OfficerKey) -> None:
     if case.officers is None:
         return
     person = case.officers.get(officer)
-    if person is None or person.active_key(key.fingerprint) is None:
+    if person is None:
+        raise NotFound(
+            "OFFICER_UNKNOWN",
+            f"there is no officer {officer!a}; keyd officer list names all; nothing was signed",
+        )
+    if person.active_key(key.fingerprint) is None:
         raise NotAllowed(
             "OFFICER_KEY_UNKNOWN",
             f"{officer!a} approves with no such key as {key.fingerprint[:16]}: nothing was signed",

@@ -81,7 +81,11 @@ def init(
         words += f"\nledger: {settings.daemon.ledger} ({identity.origin})"
         words += f"\nanchor: {settings.daemon.anchor}"
     emit(as_json, data, words)
-    say("next: add a [[token]] to the configuration, then keyd config check and keyd serve")
+    option = "" if path == CONFIG_PATH else f" --config {path}"
+    say(
+        f"next: add a [[token]] to the configuration, then keyd config check{option} and "
+        f"keyd serve{option}"
+    )
 
 
 def _write_files(path: Path, base: Path | None) -> list[str]:

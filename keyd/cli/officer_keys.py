@@ -72,7 +72,9 @@ def read_file_signer(path: Path) -> FileSigner:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise _unusable(f"{path} is open to others: chmod 600 it")
         private = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except OSError as error:
+        raise _unusable(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _unusable(f"{path} holds no private key in plain PEM") from error
     if not isinstance(private, ec.EllipticCurvePrivateKey | Ed25519PrivateKey):
         raise _unusable(f"{path} holds neither a P-256 nor an Ed25519 key")

@@ -78,7 +78,7 @@ class ChangeKeyState:
 
     def words(self) -> str:
         """What happens, in a line."""
-        return f"key {self.key} ({self.key_sha256[:16]}): {self.before} -> {self.after}"
+        return f"take key {self.key} ({self.key_sha256[:16]}) from {self.before} to {self.after}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class SetRoleRules:
 
     def words(self) -> str:
         """What happens, in a line."""
-        return f"rules of {self.repository}/{self.role}: {self.rules}"
+        return f"set the rules of {self.repository}/{self.role} to {self.rules}"
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _inferred(
     raise InvalidRequest(
         "ROLE_AMBIGUOUS",
         f"{name} signs for {len(places) or 'no'} roles that this could be; name repository and "
-        "role in the request (KeydSigner.for_role)",
+        "role (--repository and --role, or KeydSigner.for_role)",
     )
 
 

@@ -220,7 +220,9 @@ def named(view: View, name: str) -> Proposal:
     """A proposal by name. Raises: NotFound."""
     found = view.proposal(name)
     if found is None:
-        raise NotFound("PROPOSAL_UNKNOWN", f"there is no proposal {name!r}; list them")
+        raise NotFound(
+            "PROPOSAL_UNKNOWN", f"there is no proposal {name!r}: keyd proposal list --all lists all"
+        )
     return found
 
 

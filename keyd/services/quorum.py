@@ -262,7 +262,7 @@ def why_not(proposal: Proposal, now: Standing) -> str:
     if now.stale:
         return f"proposal {proposal.name} rests on {now.stale} that changed since: create another"
     missing = "; ".join(lacking(each) for each in now.tallies if not each.satisfied)
-    return f"proposal {proposal.name} lacks {missing}"
+    return f"proposal {proposal.name} lacks {missing}; keyd proposal show names who may decide"
 
 
 def lacking(now: Tally) -> str:

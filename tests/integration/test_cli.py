@@ -35,6 +35,13 @@ def test_the_log_is_read_proved_and_verified(dev_site: DevSite, tmp_path: Path) 
     )
     assert forged.code == 1
     assert forged.json["ok"] is False
+    kept.write_text("a shopping list\n")
+    unread = dev_site.keyd("audit", "verify", "--verifier-key", verifier, "--checkpoint", kept)
+    assert (unread.code, "CHECKPOINT_MALFORMED" in unread.err, "NOT SOUND" in unread.out) == (
+        1,
+        True,
+        False,
+    )
 
 
 def test_an_export_is_checked_without_a_daemon(dev_site: DevSite, tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ def _plain(code: grpc.StatusCode, text: str, target: str, timeout_s: float) -> K
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.BackendUnavailable(
             "DAEMON_UNREACHABLE",
-            f"no keyd answers at {target} ({text}); is it running, and may this user reach it?",
+            f"no keyd answers at {target} ({text}); is it running, may this user reach it, and are "
+            "the certificates valid? keyd doctor tells",
         )
     if code is grpc.StatusCode.CANCELLED:
         # Nobody here cancels: gRPC ends calls so that reach a server while it closes.

@@ -24,7 +24,7 @@ _TOKEN_FIXES = {
     "PIN_REQUIRED": "keyd token unlock {name}",
     "PIN_LOCKED": "let the token's security officer set a new PIN",
     "QUARANTINED": "find out why (keyd audit list), then keyd token release {name}",
-    "OFFLINE": "plug it in, or correct module and uri of the [[token]]",
+    "OFFLINE": "do what it says; else plug it in, or correct module and uri of the [[token]]",
     "RECOVERING": "wait; keyd token watch shows when it is back",
 }
 
@@ -72,7 +72,13 @@ def _ask(client: Client) -> Iterator[Check]:
         except NotAllowed as error:
             yield skipped(name, error.message)
         except KeydClientError as error:
-            yield failed(name, error.message, "see the daemon's log")
+            yield failed(name, error.message, _fix_of(error))
+
+
+def _fix_of(error: KeydClientError) -> str:
+    if error.reason.startswith(("LEDGER_", "ANCHOR_")):
+        return "do what it says; the manual's page on backup and restore tells the steps"
+    return "see the daemon's log"
 
 
 def _tokens_and_keys(client: Client, tokens: Sequence[Token]) -> Iterator[Check]:

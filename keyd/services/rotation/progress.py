@@ -49,7 +49,9 @@ def recorded_rotation(view: View, name: str) -> Rotation:
     """A rotation by name. Raises: NotFound."""
     found = view.rotation(name)
     if found is None:
-        raise NotFound("ROTATION_UNKNOWN", f"there is no rotation {name!r}; keyd rotate status")
+        raise NotFound(
+            "ROTATION_UNKNOWN", f"there is no rotation {name!r}: keyd rotate status lists all"
+        )
     return found
 
 

@@ -172,6 +172,7 @@ def test_unlisted_officers_are_said_to_be_the_daemons_word(desk: Desk) -> None:
 def test_a_key_that_is_not_the_officers_signs_nothing(desk: Desk) -> None:
     result = desk.approve(desk.signing(2, trusted=1), officer="bob")
     assert reason(result) == "OFFICER_KEY_UNKNOWN"
+    assert reason(desk.approve(desk.signing(2, trusted=1), officer="nobody")) == "OFFICER_UNKNOWN"
     assert not desk.out.exists()
 
 
