@@ -214,7 +214,7 @@ class UnlockTokenResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def token(self) -> Global___Token:
-        """Its state."""
+        """Its state. Where it was logged in already no PIN was tried, right or wrong; `detail` says so."""
 
     def __init__(
         self,
