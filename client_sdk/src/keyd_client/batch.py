@@ -90,17 +90,39 @@ def sign_metadata_batch(
     Signatures of other keys stay: clear those of an earlier version yourself. Later items are
     judged with earlier ones in mind; one refusal stops nothing else, its reason is in its outcome.
     `repository` "" is the profile's. `timeout_s` limits one stream: what a broken or expired stream
-    left open is sent again until no chunk was answered for ten seconds, which is safe because the
-    daemon returns recorded signatures. Raises: ProfileError.
+    left open is sent again until no chunk was answered for ten seconds, and so are items that the
+    daemon asks to send later, as when a token recovers. That is safe: the daemon returns recorded
+    signatures. Raises: ProfileError.
     """
     repository = repository or client.profile.repository
     outcomes: list[BatchOutcome] = []  # first what could not even be sent
-    run = _Run(client, _chunks(_jobs(client, items, repository, outcomes)), timeout_s)
+    jobs: Iterable[_Job] = _jobs(client, items, repository, outcomes)
+    since = time.monotonic()
+    while jobs:
+        settled = _sent(_Run(client, _chunks(jobs), timeout_s))
+        pauses = {job.index: pause for job, outcome in settled if (pause := _pause(outcome))}
+        if len(pauses) < len(settled):
+            since = time.monotonic()
+        elif time.monotonic() - since > PATIENCE_S:
+            pauses = {}
+        outcomes += [outcome for job, outcome in settled if job.index not in pauses]
+        jobs = [job for job, _ in settled if job.index in pauses]
+        threading.Event().wait(min(max(pauses.values(), default=0.0), _LONGEST_PAUSE_S))
+    return sorted(outcomes, key=lambda outcome: outcome.index)
+
+
+def _sent(run: _Run) -> list[tuple[_Job, BatchOutcome]]:
+    """Every job with what became of it, once all chunks are answered."""
     with ThreadPoolExecutor(_VERIFIERS, "keyd-verify") as pool:
         settled = [pool.submit(_settle, chunk, answer) for chunk, answer in run.answers()]
-    for future in settled:
-        outcomes += future.result()
-    return sorted(outcomes, key=lambda outcome: outcome.index)
+    return [pair for future in settled for pair in future.result()]
+
+
+def _pause(outcome: BatchOutcome) -> float:
+    """Seconds after which the daemon wants the item again; 0: this outcome is the last."""
+    if outcome.error is None or not _passing(outcome.error):
+        return 0.0
+    return outcome.error.retry_after_s or 0.0
 
 
 def _jobs(
@@ -214,15 +236,15 @@ def _passing(error: KeydClientError) -> bool:
     return isinstance(error, BackendUnavailable | DeadlineExceeded)
 
 
-def _settle(chunk: _Chunk, answer: _Answer) -> list[BatchOutcome]:
+def _settle(chunk: _Chunk, answer: _Answer) -> list[tuple[_Job, BatchOutcome]]:
     """Verify one chunk's answers and hand the signatures to their metadata."""
     if isinstance(answer, BatchSignMetadataResponse):
         if len(answer.results) == len(chunk):
             pairs = zip(chunk, answer.results, strict=True)
-            return [job.outcome(_release(job, result)) for job, result in pairs]
+            return [(job, job.outcome(_release(job, result))) for job, result in pairs]
         said = f"{len(answer.results)} answers for {len(chunk)} items: use none of them"
         answer = AnswerMismatch("ECHO_MISMATCH", said)
-    return [job.outcome(answer) for job in chunk]
+    return [(job, job.outcome(answer)) for job in chunk]
 
 
 def _release(job: _Job, result: BatchSignMetadataResult) -> Signature | KeydClientError:

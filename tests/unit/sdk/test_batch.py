@@ -114,6 +114,44 @@ def test_one_refusal_stops_nothing_else(
     assert [len(thing.signatures) for thing in things] == [1, 0, 1]
 
 
+def recovering(daemon: ScriptedDaemon, times: int) -> None:
+    """Answer the second item of every stream, `times` times, as a token does that starts."""
+    refusal = Refusal(grpc.StatusCode.UNAVAILABLE, "TOKEN_RECOVERING", "starting", retry_s=0.01)
+    left = [refusal] * times
+
+    def answered(requests: Any) -> Iterator[Any]:
+        for answer in daemon.batch(requests):
+            if left:
+                answer.results[min(1, len(answer.results) - 1)].error.CopyFrom(left.pop().status)
+            yield answer
+
+    daemon.answers["BatchSignMetadata"] = answered
+
+
+def test_items_that_the_daemon_wants_later_are_sent_again(
+    client: Client, daemon: ScriptedDaemon, signer: KeydSigner
+) -> None:
+    recovering(daemon, times=2)
+    things = metadata(3)
+    outcomes = sign_metadata_batch(client, items(signer, things), "demo")
+    assert [(o.index, o.error) for o in outcomes] == [(0, None), (1, None), (2, None)]
+    assert [len(thing.signatures) for thing in things] == [1, 1, 1]
+    assert chunk_sizes(daemon) == [3, 1, 1]
+
+
+def test_items_that_the_daemon_goes_on_wanting_later_are_given_up(
+    client: Client, daemon: ScriptedDaemon, signer: KeydSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "PATIENCE_S", 0.3)
+    recovering(daemon, times=1_000_000)
+    first, second, third = sign_metadata_batch(client, items(signer, metadata(3)), "demo")
+    assert first.signature
+    assert second.error
+    assert second.error.reason == "TOKEN_RECOVERING"
+    assert third.signature
+    assert len(chunk_sizes(daemon)) > 2
+
+
 def test_what_is_too_large_is_refused_here_and_the_rest_goes_on(
     client: Client, daemon: ScriptedDaemon, signer: KeydSigner
 ) -> None:
