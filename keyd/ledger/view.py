@@ -61,6 +61,7 @@ _RESERVATION_OF_VERSION = (
     f"{_RESERVATION} WHERE repository = ? AND role = ? AND epoch = ? AND version = ? "
     "AND state <> 'VOIDED'"
 )
+_LOST = "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions"
 _DELEGATORS = (
     "SELECT DISTINCT delegator FROM delegations "
     "WHERE repository = ? AND role = ? AND bit_length = 0"
@@ -201,8 +202,7 @@ class SqliteView(RotationReading):
     ) -> LostVersions | None:
         return self._one(
             codec.lost_of,
-            "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions "
-            "WHERE repository = ? AND role = ? AND epoch = ? AND ? BETWEEN first AND last",
+            f"{_LOST} WHERE repository = ? AND role = ? AND epoch = ? AND ? BETWEEN first AND last",
             repository,
             role,
             epoch,
@@ -212,16 +212,12 @@ class SqliteView(RotationReading):
     def lost_versions(self, repository: str) -> tuple[LostVersions, ...]:
         return self._all(
             codec.lost_of,
-            "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions "
-            "WHERE repository = ? ORDER BY role, epoch, first",
+            f"{_LOST} WHERE repository = ? ORDER BY role, epoch, first",
             repository,
         )
 
     def all_lost_versions(self) -> tuple[LostVersions, ...]:
-        return self._all(
-            codec.lost_of,
-            "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions",
-        )
+        return self._all(codec.lost_of, _LOST)
 
     def signatures(self, reservation: Reservation) -> tuple[StoredSignature, ...]:
         r = reservation
