@@ -26,8 +26,8 @@ from keyd.services.world import World
 from tests.authors import Signed, Writer
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
 
-ADMIN = Caller("unix:admin", "unix", local_admin=True)
-SIGNER = Caller("unix:signer", "unix", local_admin=False)
+ADMIN = Caller("unix:admin", local_admin=True)
+SIGNER = Caller("unix:signer", local_admin=False)
 TIMEOUT_S = 30.0
 
 

@@ -69,7 +69,7 @@ def explain(
     _require_resources(action)
     path = policy_path or _configured_policy(config_path)
     in_force = load_policy(path)
-    decision = decide(in_force, Caller(principal, "unix", False), action)
+    decision = decide(in_force, Caller(principal, False), action)
     data = {
         "allowed": decision.allowed,
         "grant": decision.grant and {"name": decision.grant.name, "line": decision.grant.line},

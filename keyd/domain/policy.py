@@ -27,7 +27,6 @@ class Caller:
     """
 
     principal: str
-    transport: Literal["unix", "mtls"]
     local_admin: bool
 
 

@@ -15,7 +15,7 @@ from keyd.rpc import limits
 from keyd.rpc.drain import Drain
 from keyd.rpc.method import Method
 
-_NOBODY = Caller(principal="", transport="mtls", local_admin=False)
+_NOBODY = Caller(principal="", local_admin=False)
 
 
 @dataclass(eq=False)

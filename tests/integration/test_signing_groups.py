@@ -20,7 +20,7 @@ from keyd.services.world import World
 from tests.fakes import SoftwareToken
 from tests.worlds import ADMIN, SIGNER, TIMEOUT_S, Author, active_author, make_key, open_world
 
-STRANGER = Caller("unix:stranger", "unix", local_admin=False)
+STRANGER = Caller("unix:stranger", local_admin=False)
 CALLS = 24
 
 

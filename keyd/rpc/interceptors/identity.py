@@ -19,7 +19,7 @@ Identify = Callable[[grpc.ServicerContext], Caller]
 
 def socket_identity(principal: str, *, administrator: bool) -> Identify:
     """Everyone on this socket is `principal`; the file system decided who gets here."""
-    caller = Caller(principal_name("unix", principal), "unix", administrator)
+    caller = Caller(principal_name("unix", principal), administrator)
     return lambda _context: caller
 
 
@@ -35,7 +35,7 @@ def certificate_identity(clock: Clock, revoked: RevocationList | None) -> Identi
         peer.check_validity(clock.now())
         if revoked is not None:
             revoked.check(peer)
-        return Caller(peer.principal, "mtls", local_admin=False)
+        return Caller(peer.principal, local_admin=False)
 
     return identify
 

@@ -13,7 +13,7 @@ from tests.fuzz.targets import outcome
 
 DICTIONARY = "policy.dict"
 _PATH = Path("policy.toml")
-_STRANGER = Caller("unix:stranger", "unix", local_admin=False)
+_STRANGER = Caller("unix:stranger", local_admin=False)
 _ACTION = Action("SigningService.SignMetadata", "demo", "timestamp", "online-1", "hsm")
 
 
@@ -39,7 +39,7 @@ def _check_lines(policy: Policy, data: bytes) -> None:
 def _check_decisions(policy: Policy) -> None:
     named = {principal for grant in policy.grants for principal in grant.principals}
     for principal in (*sorted(named), _STRANGER.principal):
-        caller = Caller(principal, "unix", local_admin=False)
+        caller = Caller(principal, local_admin=False)
         decision = decide(policy, caller, _ACTION)
         if decision.allowed:
             assert decision.grant is not None

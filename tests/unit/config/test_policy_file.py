@@ -58,11 +58,11 @@ def test_a_good_file_means_what_it_says() -> None:
     policy = parse_policy(GOOD.encode(), Path("policy.toml"))
     assert policy.revision == hashlib.sha256(GOOD.encode()).hexdigest()
     assert [(found.name, found.line) for found in policy.grants] == [("ci", 2), ("operators", 14)]
-    ci = Caller("dns:ci.example.org", "mtls", False)
+    ci = Caller("dns:ci.example.org", False)
     sign = Action("SigningService.SignMetadata", "demo", "bins-1", "online-1")
     assert decide(policy, ci, sign).allowed
     assert not decide(policy, ci, Action(sign.method, "demo", "targets", "online-1")).allowed
-    admin = Caller("unix:admin", "unix", True)
+    admin = Caller("unix:admin", True)
     assert decide(policy, admin, Action("KeyService.CreateKey", key="x", token="hsm")).allowed
     assert not decide(policy, admin, Action("KeyService.CreateKey", key="x", token="b")).allowed
 

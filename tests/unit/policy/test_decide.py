@@ -20,7 +20,7 @@ from keyd.domain.policy import (
     principal_name,
 )
 
-CI = Caller("uri:spiffe://example.org/ci", "mtls", False)
+CI = Caller("uri:spiffe://example.org/ci", False)
 SIGN = Action("SigningService.SignMetadata", "demo", "timestamp", "timestamp-1")
 TIMESTAMP = Grant(
     name="ci",
@@ -177,7 +177,7 @@ def _named(grant: Grant, action: Action) -> bool:
 def test_nothing_is_allowed_that_no_grant_names(
     grants: list[Grant], principal: str, action: Action
 ) -> None:
-    caller = Caller(principal, "unix", True)
+    caller = Caller(principal, True)
     needed = METHODS.get(action.method)
     complete = needed is not None and all(action.touches(resource) for resource in needed)
     expected = complete and any(
@@ -195,10 +195,6 @@ def test_nothing_is_allowed_that_no_grant_names(
 def test_who_asks_locally_gets_nothing_extra(
     grants: list[Grant], principal: str, action: Action
 ) -> None:
-    callers = (
-        Caller(principal, "unix", True),
-        Caller(principal, "unix", False),
-        Caller(principal, "mtls", False),
-    )
+    callers = (Caller(principal, True), Caller(principal, False))
     verdicts = {decide(policy(*grants), caller, action).allowed for caller in callers}
     assert len(verdicts) == 1

@@ -13,7 +13,7 @@ from keyd.domain.policy import Action, Caller, Grant, Policy, decide
 
 NAME = "büro-k1"
 METHOD = "SigningService.SignMetadata"
-CALLER = Caller("dns:büro-k1", "mtls", False)
+CALLER = Caller("dns:büro-k1", False)
 ACTION = Action(METHOD, NAME, NAME, NAME)
 GRANT = Grant(
     name="one",

@@ -33,7 +33,7 @@ from tests.officers import approve, carry_out, enrol, execute, person, propose, 
 from tests.worlds import ADMIN, SIGNER, Author, active_author, allow_all, make_key, open_world
 
 ANN, BEN, CAT = person("ann", principals=["unix:ann"]), person("ben"), person("cat")
-ANN_CALLS = Caller("unix:ann", "unix", local_admin=False)
+ANN_CALLS = Caller("unix:ann", local_admin=False)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.officers import basis_of, enrol, person, propose
 from tests.worlds import ADMIN, TIMEOUT_S, Author, FixedPolicy, active_author, allow_all, open_world
 
 ANN, BEN, CAT = person("ann"), person("ben"), person("cat")
-READER = Caller("unix:reader", "unix", local_admin=False)
+READER = Caller("unix:reader", local_admin=False)
 PROPOSING = Grant(
     name="proposing",
     line=2,

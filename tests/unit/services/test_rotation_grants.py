@@ -18,7 +18,7 @@ from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
 from tests.worlds import ADMIN, TIMEOUT_S, Author, FixedPolicy, active_author, allow_all, open_world
 
-ROTATOR = Caller("unix:rotator", "unix", local_admin=False)
+ROTATOR = Caller("unix:rotator", local_admin=False)
 WANTED = Wanted(
     "TIMESTAMP",
     "demo",
