@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import ssl
 import struct
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +90,7 @@ class Sent:
 
 
 def attack(door: Door, name: str, seconds: float, sent: multiprocessing.Queue[Sent]) -> None:
-    """Flood, on a new connection whenever one is closed. Nothing is read but by `drained`."""
+    """Flood, on a new connection whenever one is closed. Nothing is read but by `drain`."""
     until, context = time.monotonic() + seconds, door.context()
     chunks, connections, longest = 0, 0, 0.0
     while time.monotonic() < until:
@@ -99,21 +99,24 @@ def attack(door: Door, name: str, seconds: float, sent: multiprocessing.Queue[Se
             peer.settimeout(seconds)
             connections += 1
             connection = Connection(peer)
-            if name == "resets":
-                threading.Thread(target=drain, args=(connection,), daemon=True).start()
             for chunk in FLOODS[name]():
                 if time.monotonic() > until:
                     break
                 connection.send(chunk)
                 chunks += 1
+                if name == "resets":
+                    drain(peer, seconds)
         longest = max(longest, time.monotonic() - began)
     sent.put(Sent(chunks, connections, longest))
 
 
-def drain(connection: Connection) -> None:
-    with contextlib.suppress(OSError):
-        for _ in connection.frames():
+def drain(peer: ssl.SSLSocket, timeout_s: float) -> None:
+    """Read what has come. Not in a thread: OpenSSL dies of two that use one connection."""
+    peer.settimeout(0.0)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        while peer.recv(65_536):
             pass
+    peer.settimeout(timeout_s)
 
 
 def flooded(target: Target, name: str, seconds: float, others: Bystanders) -> tuple[Sent, float]:
