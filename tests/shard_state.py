@@ -1,7 +1,7 @@
 """What is kept of the slow tests' runs: outcome, report and tally of each shard.
 
-`build/shards/TREE/` holds them, TREE being a digest of all files, so that nothing is taken for a
-run of other code. The folders of several machines can be copied into one.
+`build/shards/TREE/` holds them, TREE being a digest of all files but documentation, so that nothing
+is taken for a run of other code. The folders of several machines can be copied into one.
 """
 
 from __future__ import annotations
@@ -93,15 +93,15 @@ def current(base: Path) -> State:
 
 
 def tree_digest() -> str:
-    """Names the state of the tracked and the new files; any edit changes it."""
+    """Names the state of all files but documentation, tracked and new; any edit of them changes it.
+
+    A commit does not change it: the report that ends a run can be published without another run.
+    """
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
     digest = hashlib.sha256()
-    for command in (
-        ["git", "rev-parse", "HEAD"],
-        ["git", "diff", "HEAD", "--binary"],
-        ["git", "ls-files", "--others", "--exclude-standard", "-z"],
-    ):
-        output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-        digest.update(output)
-    for name in filter(None, output.decode().split("\0")):
-        digest.update(Path(name).read_bytes())
+    for name in sorted({name for name in listed.split("\0") if name and not name.endswith(".md")}):
+        path = Path(name)
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]

@@ -2,10 +2,10 @@
 
 ``@pytest.mark.slow(seconds=120)`` says how long a test takes (60 when unsaid); shards are packed
 from that, in an order that depends on the tests alone. A shard that passed is not run again until a
-file changes, so an interrupted run goes on where it stopped. ``--shard 2/3`` takes every third,
-starting with the second, to spread them over machines; ``--jobs 3`` runs three at a time. What
-fault tests counted, in these runs and in ``make test``, is summed up in build/faults.md. Runs in
-the repository's root.
+file changes that is not documentation, so an interrupted run goes on where it stopped. ``--shard
+2/3`` takes every third, starting with the second, to spread them over machines; ``--jobs 3`` runs
+three at a time. What fault tests counted, in these runs and in ``make test``, is summed up in
+build/faults.md. Runs in the repository's root.
 """
 
 from __future__ import annotations

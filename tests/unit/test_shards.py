@@ -42,10 +42,15 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "pytest.ini").write_text(settings)
     (tmp_path / ".gitignore").write_text("build/\n__pycache__/\n.pytest_cache/\n")
     (tmp_path / "build").mkdir()
-    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
-        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    commit(tmp_path)
     return tmp_path
+
+
+def commit(repository: Path) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for command in (["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *identity, *command], cwd=repository, check=True)
 
 
 def run_shards(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -98,6 +103,16 @@ def test_any_edit_runs_everything_again(repository: Path, name: str) -> None:
     run_shards(repository)
     with (repository / name).open("a") as file:
         file.write("# edited\n")
+    run_shards(repository)
+    assert ran(repository) == "one two one two "
+
+
+def test_neither_documentation_nor_a_commit_runs_anything_again(repository: Path) -> None:
+    run_shards(repository)
+    (repository / "new.txt").write_text("will be committed\n")
+    run_shards(repository)
+    (repository / "README.md").write_text("what the run came to\n")
+    commit(repository)
     run_shards(repository)
     assert ran(repository) == "one two one two "
 
