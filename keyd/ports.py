@@ -221,6 +221,9 @@ class View(Protocol):
     def rotation_files(self, rotation: str) -> tuple[RotationFile, ...]:
         """What its signing steps were bound to, by step."""
 
+    def rotation_file(self, rotation: str, step: int) -> RotationFile | None:
+        """One of them: there may be thousands."""
+
     def officers(self) -> OfficerSet: ...
 
     def base_threshold(self) -> int:

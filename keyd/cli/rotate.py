@@ -238,10 +238,17 @@ def _confirm(found: RotationPlan, given: str) -> None:
 
 
 def _go_on(client: Client, name: str, as_json: bool) -> int:
-    with progress(f"continuing {name}"):
-        answer = client.rotations.go_on(name, timeout_s=_TIMEOUT_S)
-    for line in answer.done:
-        say(line)
+    done: list[str] = []
+    while True:
+        with progress(f"continuing {name}"):
+            answer = client.rotations.go_on(name, timeout_s=_TIMEOUT_S)
+        for line in answer.done:
+            say(line)
+        done += answer.done
+        # There may be thousands of bins to sign, more than one call has time for.
+        if not answer.done or label(answer.rotation, "state") != "RUNNING":
+            break
+    answer.done[:] = done
     emit(as_json, as_dict(answer), _rotation(answer.rotation))
     waits = label(answer.rotation, "state") in {"RUNNING", "WAITING"}
     return Exit.TRY_AGAIN if waits else Exit.DONE
@@ -249,8 +256,8 @@ def _go_on(client: Client, name: str, as_json: bool) -> int:
 
 def _rotation(found: Rotation) -> str:
     rows = [
-        (step.number + 1, "done" if step.done else "", step.text, "; ".join(step.missing))
-        for step in found.steps
+        (place, "done" if step.done else "", step.text, "; ".join(step.missing))
+        for place, step in enumerate(found.steps, 1)
     ]
     first = f"{found.name}: {label(found, 'kind')} of {found.repository}, {label(found, 'state')}"
     last = f"next: {found.next}" if found.next else ""

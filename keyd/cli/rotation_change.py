@@ -35,7 +35,12 @@ _ROLES = {
 _OPTIONS = (
     click.argument("kind", type=click.Choice(KINDS)),
     click.option("--repository", default="", help="Repository; default: the profile's."),
-    click.option("--role", "roles", multiple=True, help="Role; default: the kind's (repeatable)."),
+    click.option(
+        "--role",
+        "roles",
+        multiple=True,
+        help="Role, or name prefix of hash bins; default: the kind's (repeatable).",
+    ),
     click.option(
         "--add",
         multiple=True,

@@ -48,6 +48,11 @@ class Succinct:
         """Hex digits in which every bin number is written."""
         return len(f"{2**self.bit_length - 1:x}")
 
+    @property
+    def first(self) -> str:
+        """The name of bin 0, which has the same keys as every other."""
+        return f"{self.name_prefix}-{'0' * self.suffix_length}"
+
     def covers(self, role: str) -> bool:
         """Whether `role` is the name of one of the bins."""
         prefix = f"{self.name_prefix}-"
@@ -136,6 +141,14 @@ def key_set(payload: Payload, role: str, delegator: str) -> KeySet | None:
     known = index.table.fingerprints
     listed = {keyid: known[keyid] for keyid in grant.keyids if keyid in known}
     return KeySet(delegator, grant.threshold, listed)
+
+
+def lists_under(payload: Payload, name: str, delegator: str) -> tuple[KeySet, ...]:
+    """The key lists that a payload has under a name: a role's, or that of the bins so prefixed."""
+    bins = delegates(payload).bins
+    roles = (name, bins.first) if bins is not None and bins.name_prefix == name else (name,)
+    found = (key_set(payload, role, delegator) for role in roles)
+    return tuple(keys for keys in found if keys is not None)
 
 
 def delegates(payload: Payload) -> Delegates:

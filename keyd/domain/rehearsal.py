@@ -13,7 +13,8 @@ class SignedFile:
     """One metadata file byte for byte, as it will be published.
 
     `sets` are the key lists that must each reach their threshold. `parents` leads from targets to
-    the role that delegates this one; empty for top-level roles.
+    the role that delegates this one; empty for top-level roles. `is_bin`: it shares its list with
+    other hash bins.
     """
 
     role: str
@@ -21,6 +22,7 @@ class SignedFile:
     content: bytes
     sets: tuple[KeySet, ...]
     parents: tuple[str, ...] = ()
+    is_bin: bool = False
 
 
 @dataclass(frozen=True)

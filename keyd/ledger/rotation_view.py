@@ -63,3 +63,6 @@ class RotationReading:
 
     def rotation_files(self, rotation: str) -> tuple[RotationFile, ...]:
         return self._all(rotations.file_of, rotations.FILES_OF, rotation)
+
+    def rotation_file(self, rotation: str, step: int) -> RotationFile | None:
+        return self._one(rotations.file_of, rotations.FILE_OF, rotation, step)

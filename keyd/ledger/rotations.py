@@ -13,10 +13,12 @@ ROTATION_NAMED = f"{ROTATION} WHERE name = ?"
 OPEN_ROTATION = f"{ROTATION} WHERE repository = ? AND state IN ('RUNNING', 'READY')"
 ROTATIONS_OF = f"{ROTATION} WHERE repository = ? ORDER BY leaf"
 RETIRING = f"{ROTATION} WHERE state = 'RETIRING' ORDER BY leaf"
-FILES_OF = (
+_FILE = (
     "SELECT rotation, step, repository, role, epoch, version, digest, leaf, content "
-    "FROM rotation_files WHERE rotation = ? ORDER BY step"
+    "FROM rotation_files WHERE rotation = ?"
 )
+FILES_OF = f"{_FILE} ORDER BY step"
+FILE_OF = f"{_FILE} AND step = ?"
 SIGNED_BY = (
     "SELECT s.fingerprint, r.repository, r.role, r.epoch, r.version, r.digest, "
     "r.state = 'ACCEPTED', s.leaf FROM signatures AS s "

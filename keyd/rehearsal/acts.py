@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
 
 from keyd.domain.rehearsal import Act, Play, SignedFile
+from keyd.domain.rotation.plan import range_words
 from keyd.domain.trust import KeySet
-from keyd.rehearsal.clients import Outcome, run, served
+from keyd.rehearsal.clients import run, served
 
 
 def perform(play: Play) -> tuple[Act, ...]:
     """Clients of every earlier state, then the same with one signature too few everywhere."""
     acts = [_reaching(play, name, at, cached) for name, at, cached in _clients(play)]
-    for place, file in enumerate(play.released):
-        for keys in file.sets:
-            short = _short(file, keys)
-            released = (*play.released[:place], short, *play.released[place + 1 :])
-            acts.append(_refused(play, released, short, keys))
+    for _, found in groupby(play.released, _alike):
+        files = tuple(found)
+        for keys in files[0].sets:
+            acts.append(_refused(play, {file.role: _short(file, keys) for file in files}, keys))
     return tuple(acts)
+
+
+def _alike(file: SignedFile) -> tuple[object, ...]:
+    """Bins of one list meet one client: each alone would take thousands that know thousands."""
+    return (file.parents, file.sets, "" if file.is_bin else file.role)
 
 
 def _clients(play: Play) -> Iterator[tuple[str, int, Mapping[str, bytes]]]:
@@ -39,20 +45,21 @@ def _reaching(play: Play, name: str, start: int, cached: Mapping[str, bytes]) ->
     return Act(name, must_reach=True, reached=not said, said=said)
 
 
-def _refused(play: Play, released: tuple[SignedFile, ...], short: SignedFile, keys: KeySet) -> Act:
-    """Neither a fresh client nor one with a cache takes the file that lacks a signature."""
-    name = f"{short.role} {short.version} one signature short of the {keys.threshold} by "
-    visits = (short,) if short.parents else ()
+def _refused(play: Play, short: Mapping[str, SignedFile], keys: KeySet) -> Act:
+    """Neither a fresh client nor one with a cache takes a file that lacks a signature."""
+    roles = list(short)
+    what = range_words(roles) if len(roles) > 1 else f"{roles[0]} {short[roles[0]].version}"
+    name = f"{what} one signature short of the {keys.threshold} by {keys.delegator}"
+    released = tuple(short.get(file.role, file) for file in play.released)
+    visits = tuple(file for file in short.values() if file.parents)
+    said = ""
     for cached in ({}, play.before):
         fetcher = served(play, released)
         outcome = run(play, fetcher, start=max(play.roots), cached=cached, visits=visits)
-        if _took(outcome, short):
-            return Act(name + keys.delegator, must_reach=False, reached=True)
-    return Act(name + keys.delegator, must_reach=False, reached=False, said=outcome.said)
-
-
-def _took(outcome: Outcome, file: SignedFile) -> bool:
-    return outcome.holds.get(file.role) == file.content
+        if any(outcome.holds.get(file.role) == file.content for file in short.values()):
+            return Act(name, must_reach=False, reached=True)
+        said = outcome.said
+    return Act(name, must_reach=False, reached=False, said=said)
 
 
 def _short(file: SignedFile, keys: KeySet) -> SignedFile:

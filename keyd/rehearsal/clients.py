@@ -12,6 +12,7 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.ngclient import FetcherInterface, Updater
 
 from keyd.domain.rehearsal import Play, SignedFile
+from keyd.domain.trust import TOP_LEVEL
 
 _URL = "http://rehearsal.invalid/"
 
@@ -78,22 +79,40 @@ def run(
     cached: Mapping[str, bytes],
     visits: tuple[SignedFile, ...],
 ) -> Outcome:
-    """Let a client go from root `start` and its `cached` files as far as it gets."""
+    """Let a client go from root `start` and its `cached` files as far as it gets.
+
+    It makes every visit, whatever came of those before; `said` is the first refusal.
+    """
     with tempfile.TemporaryDirectory(prefix="keyd-rehearsal-") as folder:
         home = Path(folder)
         if cached:
-            _keep(home, play, start, cached)
+            asked = {*TOP_LEVEL, *(role for f in visits for role in (*f.parents, f.role))}
+            _keep(home, play, start, {role: cached[role] for role in asked & cached.keys()})
         said = ""
         try:
             client = _Client(folder, _URL, fetcher=fetcher, bootstrap=play.roots[start])
             client.refresh()
-            for file in visits:
-                client.visit(file)
+            said = next(filter(None, [_visited(client, file) for file in visits]), "")
         except _Unknown:
             pass
         except (RepositoryError, DownloadError) as refusal:
-            said = f"{type(refusal).__name__}: {refusal}"
+            said = _words(refusal)
         return Outcome(said, _held(home))
+
+
+def _visited(client: _Client, file: SignedFile) -> str:
+    """What the client says against it."""
+    try:
+        client.visit(file)
+    except _Unknown:
+        return ""
+    except (RepositoryError, DownloadError) as refusal:
+        return _words(refusal)
+    return ""
+
+
+def _words(refusal: Exception) -> str:
+    return f"{type(refusal).__name__}: {refusal}"
 
 
 def _keep(home: Path, play: Play, start: int, cached: Mapping[str, bytes]) -> None:

@@ -246,7 +246,7 @@ def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[st
     known = delegates(before) if before is not None else Delegates()
     asked = {name: name for name in now.names - known.names}
     if now.bins is not None and now.bins != known.bins:
-        asked[now.bins.name_prefix] = f"{now.bins.name_prefix}-{'0' * now.bins.suffix_length}"
+        asked[now.bins.name_prefix] = now.bins.first
     found = {name: view.delegators_of(role.repository, asked[name]) for name in sorted(asked)}
     others = {name: [d for d in found[name] if d != role.name] for name in found}
     return {name: delegators[0] for name, delegators in others.items() if delegators}

@@ -50,11 +50,15 @@ _LONGEST_S = 60.0
 
 @dataclass(frozen=True)
 class Kind:
-    """Rotations of one kind, one after another: the key of `roles` that was, and the next one."""
+    """Rotations of one kind, one after another: the key of `roles` that was, and the next one.
+
+    `bins`: the role is the prefix of hash bins, which are published first.
+    """
 
     kind: str
     roles: tuple[str, ...]
     first: str
+    bins: bool = False
 
     def change(self, number: int) -> RotationChange:
         """The change that brings in key `number`; keys made by the kind are numbered from 1."""
@@ -92,10 +96,27 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 
+BINS = Kind("DELEGATED", ("hash",), "team-c", bins=True)
+STOLEN_BINS = Kind("EMERGENCY", ("hash", "team-c"), "team-c", bins=True)
+HASH_BINS = tuple(f"hash-{number}" for number in range(4))
+
 
 @pytest.mark.parametrize("place", SAMPLE)
 def test_a_sample(installation: Installation, place: str) -> None:
     kill_at_every_passage(installation, KINDS["TIMESTAMP"], place)
+
+
+@pytest.mark.slow(seconds=60)
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        *((BINS, place) for place in ("rotation.reserved", "rotation.signed")),
+        *((STOLEN_BINS, place) for place in ("rotation.started", "sign.after_token")),
+    ],
+)
+def test_places_among_bins(installation: Installation, kind: Kind, place: str) -> None:
+    kill_at_every_passage(installation, kind, place)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +137,29 @@ def test_every_place_of_every_kind(installation: Installation, kind: str, place:
 
 
 def kill_at_every_passage(installation: Installation, kind: Kind, place: str) -> None:
-    words = kind.kind.lower().replace("_", " ")
+    words = kind.kind.lower().replace("_", " ") + (" of bins" if kind.bins else "")
+    if kind.bins:
+        publish_bins(installation)
     with tallied(Promise.ONE_PAYLOAD, f"SIGKILL in a rotation: {words}") as tally:
         passages = kill_until_one_comes_through(installation, kind, place, tally)
         check_afterwards(installation, kind, passages)
+
+
+def publish_bins(installation: Installation) -> None:
+    """The team `team-d` delegates hash bins to the key of `team-c`."""
+    with installation.serve() as daemon:
+        daemon.wait_for("daemon_ready")
+        release = installation.recorder()
+        writer = release.writer
+        succinct = {**writer.listing(1, "team-c"), "bit_length": 2, "name_prefix": "hash"}
+        delegations = {"keys": writer.key_objects("team-c"), "succinct_roles": succinct}
+        release.sign("team-d", "team-d", writer.targets(1, delegations=delegations))
+        for role in HASH_BINS:
+            release.sign("team-c", role, writer.targets(1))
+        versions = dict.fromkeys(("team-d", *HASH_BINS), 1)
+        release.sign("snapshot", "snapshot", writer.snapshot(2, **versions))
+        release.sign("timestamp", "timestamp", writer.timestamp(2, 2))
+        assert daemon.stop() == 0
 
 
 def kill_until_one_comes_through(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Delegations, SuccinctRoles
 
 from demo.web import download, new_client, over_http
 from keyd_client import RoleKeys, errors
@@ -72,6 +73,56 @@ def test_from_plan_to_publication(published: Running, tmp_path: Path) -> None:
         there = (published.place.repository / "metadata" / one["file"]).read_bytes()
         assert (tmp_path / "out" / one["file"]).read_bytes() == there
     published.repository().publish()
+
+
+PARTS = tuple(f"part-{number}" for number in range(4))
+
+
+def delegate_parts(published: Running) -> None:
+    """The team delegates hash bins, one key for all, and all of them are published."""
+    published.make_keys("parts-1")
+    public = published.signer("parts-1").public_key
+    repository = published.repository()
+    with repository.edit_targets("team") as team:
+        succinct = SuccinctRoles([public.keyid], 1, 2, "part")
+        team.delegations = Delegations({public.keyid: public}, succinct_roles=succinct)
+    for role in PARTS:
+        with repository.edit_targets(role):
+            pass
+    repository.publish()
+
+
+def test_hash_bins_by_their_prefix(published: Running, tmp_path: Path) -> None:
+    delegate_parts(published)
+    change = ("delegated", "--role", "part", "--remove", "parts-1", "--add", "parts-2@softhsm")
+    one = command(published, "rotate", "plan", "delegated", "--role", "part-0", *change[3:])
+    assert (one.code, "ROTATION_OF_BINS" in one.err) == (1, True)
+    planned = command(published, "rotate", "plan", *change)
+    assert planned.code == 0, planned.err
+    assert "3. sign part-0 … part-3, 4 roles: their keys changed" in planned.out
+    listed = command(published, "rotate", "plan", *change, "--json").json["plan"]["plan"]["steps"]
+    assert [step["bins"] for step in listed if "bins" in step] == [[[role, 2] for role in PARTS]]
+
+    def seen(home: Path) -> set[object]:
+        client = new_client(url, published.place.repository, home)
+        return {client.get_targetinfo(f"team/{number}") for number in range(30)}
+
+    with over_http(published.place.repository) as url:
+        assert seen(tmp_path / "cached") == {None}
+        digest = planned.out.split()[-1]
+        started = command(published, "rotate", "start", *change, "--confirm", digest, "--json")
+        assert started.code == 0, started.err
+        name = started.json["rotation"]["name"]
+        status = command(published, "rotate", "status", name)
+        assert "sign part-0 … part-3, 4 roles: their keys changed" in status.out
+        published.repository().apply(name)
+        for home in ("cached", "fresh"):
+            assert seen(tmp_path / home) == {None}
+    files = command(published, "rotate", "files", name, "--output", tmp_path / "out", "--json")
+    assert [one["file"] for one in files.json["files"]] == [
+        *("3.team.json", *(f"2.{role}.json" for role in PARTS)),
+        *("3.snapshot.json", "timestamp.json"),
+    ]
 
 
 def upload_signature(published: Running, name: str, folder: Path, signer: CryptoSigner) -> None:

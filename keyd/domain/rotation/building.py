@@ -74,17 +74,17 @@ def build_root(trusted: Payload, bumped: Signed, changes: Mapping[str, ListChang
 
 
 def build_delegator(trusted: Payload, bumped: Signed, changes: Mapping[str, ListChange]) -> Signed:
-    """A targets payload that delegates to other keys; `changes` by role name."""
+    """A targets payload that delegates to other keys; `changes` by role name or prefix of bins."""
     delegations = bumped.get("delegations")
     if not changes or delegations is None:
         return bumped
-    lists = list(delegations.get("roles", ()))
-    for entry in lists:
-        if entry["name"] in changes:
-            _change_list(trusted, entry, delegations["keys"], changes[entry["name"]])
-    if "succinct_roles" in delegations:
-        lists.append(delegations["succinct_roles"])
-    _drop_unused(delegations["keys"], lists)
+    lists = [(entry["name"], entry) for entry in delegations.get("roles", ())]
+    if bins := delegations.get("succinct_roles"):
+        lists.append((bins["name_prefix"], bins))
+    for name, entry in lists:
+        if name in changes:
+            _change_list(trusted, entry, delegations["keys"], changes[name])
+    _drop_unused(delegations["keys"], [entry for _, entry in lists])
     return bumped
 
 

@@ -46,7 +46,10 @@ class NewKey:
 
 @dataclass(frozen=True)
 class RoleChange:
-    """What changes about one role; `remove` are fingerprints, `threshold` None leaves it."""
+    """What changes about one role; `remove` are fingerprints, `threshold` None leaves it.
+
+    `role` may be the name prefix of hash bins, which share one list (TAP 15).
+    """
 
     role: str
     add: tuple[NewKey, ...] = ()

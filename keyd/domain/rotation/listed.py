@@ -1,6 +1,8 @@
-"""Where a key is listed, and where a change leaves it."""
+"""Where a key is listed, where a change leaves it, and which hash bins a change is about."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from keyd.domain.delegations import delegated_keys, delegates
 from keyd.domain.records import Delegation
@@ -9,23 +11,34 @@ from keyd.domain.rotation.standing import Standing
 
 
 def left_in(fingerprint: str, changes: ChangeSet, standing: Standing) -> tuple[Delegation, ...]:
-    """The roles of all trusted delegators that list the key and go on doing so; bins are one.
+    """The roles of all trusted delegators that list the key and go on doing so.
 
-    Bins have one key list, which no change of a role touches.
+    Bins are one, under the prefix that a change names them by.
     """
     leaving = {change.role for change in changes.changes if fingerprint in change.remove}
     return tuple(
         entry
         for payload in standing.trusted.values()
         for entry in delegated_keys(payload)
-        if entry.fingerprint == fingerprint and (entry.bit_length or entry.role not in leaving)
+        if entry.fingerprint == fingerprint and entry.role not in leaving
     )
 
 
-def is_of_bins(role: str, standing: Standing) -> bool:
-    """Whether it is a hash bin of a trusted delegator, or the prefix of such names (TAP 15)."""
-    found = (delegates(payload).bins for payload in standing.trusted.values())
-    return any(bins and (role == bins.name_prefix or bins.covers(role)) for bins in found)
+def changed_bins(changes: ChangeSet, standing: Standing) -> Mapping[str, str]:
+    """The published hash bins whose list changes, each with the prefix that the change names."""
+    return {
+        role: change.role
+        for change in changes.changes
+        for role in standing.bins.get(change.role, ())
+    }
+
+
+def is_one_bin(role: str, standing: Standing) -> bool:
+    """Whether it is a single hash bin of a trusted delegator, and no role by name (TAP 15)."""
+    found = [delegates(payload) for payload in standing.trusted.values()]
+    return not any(role in each.names for each in found) and any(
+        each.bins is not None and each.bins.covers(role) for each in found
+    )
 
 
 def words(entry: Delegation) -> str:

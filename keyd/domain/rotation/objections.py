@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from keyd.domain.delegations import key_materials
 from keyd.domain.keys import KeyState
@@ -10,10 +10,10 @@ from keyd.domain.records import Delegation
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.entering import entering, same_people
 from keyd.domain.rotation.found import graded, refused, warned
-from keyd.domain.rotation.listed import is_of_bins, left_in, words
+from keyd.domain.rotation.listed import is_one_bin, left_in, words
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.domain.rotation.theft import old_root
-from keyd.domain.trust import KeySet
+from keyd.domain.trust import TOP_LEVEL, KeySet
 from keyd.errors import Finding
 
 _DEAD = (KeyState.COMPROMISED, KeyState.DESTROYED)
@@ -43,12 +43,22 @@ def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator
             "ROTATION_OPEN",
             f"rotation {standing.open_rotation} is not finished: continue or cancel it first",
         )
-    for role in roles:
-        if role in standing.pending:
-            yield refused(
-                "ROTATION_VERSION_PENDING",
-                f"{role} {standing.pending[role]} is bound and misses signatures: finish it first",
-            )
+    pending = [role for role in roles if role in standing.pending]
+    for role in pending[:_TOLD]:
+        yield refused(
+            "ROTATION_VERSION_PENDING",
+            f"{role} {standing.pending[role]} is bound and misses signatures: finish it first",
+        )
+    if len(pending) > _TOLD:
+        more = f"{len(pending) - _TOLD} more roles are bound and miss signatures as well"
+        yield refused("ROTATION_VERSION_PENDING", more)
+    unseen = [role for role in roles if role in standing.unseen and role not in TOP_LEVEL]
+    if unseen:
+        yield refused(
+            "ROTATION_METADATA_UNKNOWN",
+            f"the snapshot lists {_first(unseen)}, and nothing of it is recorded here, so it would "
+            "keep the signatures of keys that leave: import what is published first",
+        )
 
 
 def _is_dead(key: KeyFacts, changes: ChangeSet) -> bool:
@@ -57,8 +67,15 @@ def _is_dead(key: KeyFacts, changes: ChangeSet) -> bool:
 
 def _role(change: RoleChange, changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
     lists = standing.lists(change.role)
+    if is_one_bin(change.role, standing):
+        yield refused(
+            "ROTATION_OF_BINS",
+            f"the hash bin {change.role!r} shares one key list with all others: name their prefix "
+            f"{change.role.rpartition('-')[0]!r}, and all of them change",
+        )
+        return
     if not lists:
-        yield _no_list_of_its_own(change.role, standing)
+        yield refused("ROLE_NOT_DELEGATED", f"nothing trusted gives keys to {change.role!r}")
         return
     for keys in lists:
         listed = set(keys.fingerprints.values())
@@ -69,16 +86,6 @@ def _role(change: RoleChange, changes: ChangeSet, standing: Standing) -> Iterato
         yield from _new_list(change, changes, standing, keys)
     yield from entering(change, changes, standing)
     yield from same_people(change, standing)
-
-
-def _no_list_of_its_own(role: str, standing: Standing) -> Finding:
-    if is_of_bins(role, standing):
-        return refused(
-            "ROTATION_OF_BINS",
-            f"the hash bins of {role!r} share one key list, which rotations do not change: replace "
-            "its key by signing the delegator and every bin anew (docs/howto/rotate-keys.md)",
-        )
-    return refused("ROLE_NOT_DELEGATED", f"nothing trusted gives keys to {role!r}")
 
 
 def _new_list(
@@ -139,8 +146,12 @@ def _stolen(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
 
 def _some(left: tuple[Delegation, ...]) -> str:
     """The first of them in words, and how many more there are."""
-    named = ", ".join(words(entry) for entry in left[:_TOLD])
-    return f"{named} and {len(left) - _TOLD} more" if len(left) > _TOLD else named
+    return _first([words(entry) for entry in left])
+
+
+def _first(names: Sequence[str]) -> str:
+    named = ", ".join(names[:_TOLD])
+    return f"{named} and {len(names) - _TOLD} more" if len(names) > _TOLD else named
 
 
 def _recovery(changes: ChangeSet) -> Iterator[Finding]:

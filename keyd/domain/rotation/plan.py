@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -28,11 +28,21 @@ class StepKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class Signing:
+    """One role that a plan signs, probably as `version`, under a number of its own."""
+
+    number: int
+    role: str
+    version: int
+
+
+@dataclass(frozen=True)
 class Step:
     """One step.
 
-    GENERATE: key `subject` on `token` with `scheme`. SIGN: role `subject`, probably as `version`.
-    RETIRE: key `subject`. `text` is for reading.
+    GENERATE: key `subject` on `token` with `scheme`. SIGN: role `subject`, probably as `version`;
+    or all `bins`, (role, version) pairs, of the prefix `subject`, and then every bin takes a number
+    as a step of its own would. RETIRE: key `subject`. `text` is for reading.
     """
 
     number: int
@@ -42,11 +52,28 @@ class Step:
     version: int = 0
     token: str = ""
     scheme: str = ""
+    bins: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def signed(self) -> Iterator[Signing]:
+        """The roles that it signs, in order."""
+        for place, (role, version) in enumerate(self.bins):
+            yield Signing(self.number + place, role, version)
+        if self.kind is StepKind.SIGN and not self.bins:
+            yield Signing(self.number, self.subject, self.version)
+
+    @property
+    def name(self) -> str:
+        """What it is about, for reading: of bins the first and the last."""
+        return f"{self.bins[0][0]} … {self.bins[-1][0]}" if self.bins else self.subject
 
 
 @dataclass(frozen=True)
 class SignatureNeed:
-    """Whose signatures a step needs: `threshold` of `keys` (labels); `people` hold some of them."""
+    """Whose signatures a step needs: `threshold` of `keys` (labels); `people` hold some of them.
+
+    Of bins each needs them.
+    """
 
     step: int
     which: str
@@ -72,6 +99,11 @@ class Plan:
         return tuple(f for f in self.findings if f.severity is Severity.REFUSE)
 
     @property
+    def numbered(self) -> Mapping[int, Step]:
+        """The steps by number; where bins are signed numbers are left out."""
+        return {step.number: step for step in self.steps}
+
+    @property
     def raw(self) -> bytes:
         """The plan as JSON with sorted members: what the digest is of, and what is kept."""
         return _encode(to_json(self)).encode()
@@ -82,12 +114,19 @@ class Plan:
         return hashlib.sha256(self.raw).hexdigest()
 
 
+def range_words(roles: Sequence[str]) -> str:
+    """Roles in order for a reader, however many they are: the first, the last, and the number."""
+    if len(roles) < 2:
+        return "".join(roles)
+    return f"{roles[0]} … {roles[-1]}, {len(roles)} roles"
+
+
 def to_json(plan: Plan) -> dict[str, Any]:
     """Plain data."""
     return {
         "_type": _TYPE,
         "change": plan.change.to_json(),
-        "steps": [_plain(step) for step in plan.steps],
+        "steps": [_plain_step(step) for step in plan.steps],
         "needs": [_plain(need) for need in plan.needs],
         "leaves": list(plan.leaves),
         "enters": list(plan.enters),
@@ -102,6 +141,13 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _plain_step(step: Step) -> dict[str, Any]:
+    """Without `bins` where there are none: as steps were written before there could be any."""
+    found = _plain(step)
+    bins = found.pop("bins")
+    return {**found, "bins": bins} if bins else found
+
+
 def _plain(value: Step | SignatureNeed) -> dict[str, Any]:
     found = {name: getattr(value, name) for name in value.__dataclass_fields__}
     return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}
@@ -112,7 +158,7 @@ def plan_of(raw: bytes) -> Plan:
     document: Mapping[str, Any] = json.loads(raw)
     return Plan(
         change=change_set_of(document["change"]),
-        steps=tuple(Step(**{**s, "kind": StepKind(s["kind"])}) for s in document["steps"]),
+        steps=tuple(map(_step, document["steps"])),
         needs=tuple(
             SignatureNeed(**{**n, "keys": tuple(n["keys"]), "people": tuple(n["people"])})
             for n in document["needs"]
@@ -132,6 +178,11 @@ def plan_of(raw: bytes) -> Plan:
     )
 
 
+def _step(document: Mapping[str, Any]) -> Step:
+    bins = tuple((role, version) for role, version in document.get("bins", ()))
+    return Step(**{**document, "kind": StepKind(document["kind"]), "bins": bins})
+
+
 def table(plan: Plan) -> tuple[str, ...]:
     """The plan for somebody who decides about it."""
     change = plan.change
@@ -139,17 +190,17 @@ def table(plan: Plan) -> tuple[str, ...]:
     if change.reason:
         lines.append(f"why: {change.reason}")
     lines.append("")
-    lines += [f"{step.number + 1:>3}. {step.text}" for step in plan.steps]
+    lines += [f"{place:>3}. {step.text}" for place, step in enumerate(plan.steps, 1)]
     if plan.needs:
         lines += ["", "who signs:"]
-    lines += [f"     {_need(plan, need)}" for need in plan.needs]
+    steps = plan.numbered
+    lines += [f"     {_need(steps[need.step], need)}" for need in plan.needs]
     lines += ["", f"plan {plan.digest}"]
     return tuple(lines)
 
 
-def _need(plan: Plan, need: SignatureNeed) -> str:
-    step = plan.steps[need.step]
+def _need(step: Step, need: SignatureNeed) -> str:
     people = f"; asked of {', '.join(need.people)}" if need.people else ""
     which = f" ({need.which})" if need.which else ""
     keys = ", ".join(need.keys) or "keys that nothing decodes"
-    return f"{step.subject}{which}: {need.threshold} of {keys}{people}"
+    return f"{step.name}{which}: {need.threshold} of {keys}{people}"

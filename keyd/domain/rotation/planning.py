@@ -2,60 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import accumulate, groupby
 
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
-from keyd.domain.rotation.listed import left_in
+from keyd.domain.rotation.listed import changed_bins, left_in
 from keyd.domain.rotation.objections import objections
-from keyd.domain.rotation.plan import Plan, SignatureNeed, Step, StepKind
+from keyd.domain.rotation.plan import Plan, SignatureNeed, Step, StepKind, range_words
 from keyd.domain.rotation.standing import ELSEWHERE, KeyFacts, Standing
-from keyd.domain.trust import TOP_LEVEL
+from keyd.domain.trust import TOP_LEVEL, KeySet
 
 
 def plan(changes: ChangeSet, standing: Standing) -> Plan:
     """Work out what a change takes; objections are in the plan, nothing is raised."""
     roles = tuple(resigned(changes, standing))
-    steps = _numbered([*_generated(changes, standing), *_signed(changes, standing, roles)])
-    retired = [standing.named(fingerprint) for fingerprint in leaving(changes, standing)]
-    steps += _numbered(
+    bins = changed_bins(changes, standing)
+    signed = list(_signed(changes, standing, roles, bins))
+    gone = leaving(changes, standing)
+    retired = [standing.named(fingerprint) for fingerprint in gone]
+    steps = _numbered(
         [
-            *_after(roles),
+            *_generated(changes, standing),
+            *signed,
+            *_after([step.name for step in signed]),
             *(_retirement(key.label) for key in retired if _is_retired(key, changes)),
-        ],
-        start=len(steps),
+        ]
     )
     return Plan(
         change=changes,
-        steps=tuple(steps),
-        needs=tuple(_needs(changes, standing, steps)),
-        leaves=tuple(leaving(changes, standing)),
+        steps=steps,
+        needs=tuple(_needs(changes, standing, steps, bins)),
+        leaves=tuple(gone),
         enters=tuple(sorted({key.label for change in changes.changes for key in change.add})),
         findings=tuple(objections(changes, standing, roles)),
     )
 
 
 def resigned(changes: ChangeSet, standing: Standing) -> Iterator[str]:
-    """The roles that are signed anew, in their order."""
+    """The roles that are signed anew, in their order; all published bins of a changed prefix."""
     changed = {change.role for change in changes.changes} | set(changes.lower)
     if changes.kind is RotationKind.RENEW_ROOT or any(
         change.role in TOP_LEVEL for change in changes.changes
     ):
         yield "root"
-    delegators = {
-        name
-        for change in changes.changes
-        if change.role not in TOP_LEVEL
-        for name in standing.delegators.get(change.role, ())
-    }
-    targets = {r for r in changed | delegators if r not in ("root", "snapshot", "timestamp")}
-    present = [role for role in _top_down(targets, standing) if standing.has(role)]
+    bins = changed_bins(changes, standing)
+    wanted = {*changed, *_delegators(changes, standing), *bins} - {"root", "snapshot", "timestamp"}
+    present = [role for role in _top_down(wanted, standing, bins) if standing.has(role)]
     yield from present
     snapshot = bool(present) or "snapshot" in changed
     if snapshot and standing.has("snapshot"):
         yield "snapshot"
     if (snapshot or "timestamp" in changed) and standing.has("timestamp"):
         yield "timestamp"
+
+
+def _delegators(changes: ChangeSet, standing: Standing) -> set[str]:
+    """The roles other than root that list keys which change."""
+    return {
+        name
+        for change in changes.changes
+        if change.role not in TOP_LEVEL
+        for name in standing.delegators.get(change.role, ())
+    }
 
 
 def leaving(changes: ChangeSet, standing: Standing) -> list[str]:
@@ -65,8 +74,8 @@ def leaving(changes: ChangeSet, standing: Standing) -> list[str]:
     return sorted(fp for fp in gone if not left_in(fp, changes, standing))
 
 
-def _top_down(roles: set[str], standing: Standing) -> list[str]:
-    """Delegators before what they delegate."""
+def _top_down(roles: set[str], standing: Standing, bins: Mapping[str, str]) -> list[str]:
+    """Delegators before what they delegate, the bins of a prefix side by side."""
 
     def depth(role: str) -> int:
         steps, seen = 0, {role}
@@ -78,7 +87,7 @@ def _top_down(roles: set[str], standing: Standing) -> list[str]:
             seen.add(role)
         return steps
 
-    return sorted(roles, key=lambda role: (depth(role), role))
+    return sorted(roles, key=lambda role: (depth(role), bins.get(role, role), role))
 
 
 def _generated(changes: ChangeSet, standing: Standing) -> Iterator[Step]:
@@ -92,19 +101,43 @@ def _generated(changes: ChangeSet, standing: Standing) -> Iterator[Step]:
             yield Step(0, StepKind.GENERATE, text, key.label, token=key.token, scheme=key.scheme)
 
 
-def _signed(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -> Iterator[Step]:
-    for role in roles:
-        unseen = 0 if role in standing.unseen else 1
-        version = changes.lower.get(role) or standing.versions.get(role, unseen)
-        because = "; ".join(_reasons(changes, standing, role, roles))
-        name = f"{role} {version}" if version else f"{role} anew"
-        yield Step(0, StepKind.SIGN, f"sign {name}: {because}", role, version)
+def _signed(
+    changes: ChangeSet, standing: Standing, roles: tuple[str, ...], bins: Mapping[str, str]
+) -> Iterator[Step]:
+    # Bins of which there is more to say than that their keys changed.
+    alone = {*changes.lower, *_delegators(changes, standing)}
+
+    def place(role: str) -> tuple[str, tuple[str, ...]]:
+        """What the bins of one step have in common, and no other role has."""
+        if role not in bins or role in alone:
+            return role, ()
+        return bins[role], standing.delegators.get(role, ())
+
+    for (name, _), found in groupby(roles, place):
+        group = tuple((role, _version(changes, standing, role)) for role in found)
+        role, version = group[0]
+        if len(group) > 1:
+            text = f"sign {range_words([role for role, _ in group])}: their keys changed"
+            yield Step(0, StepKind.SIGN, text, name, bins=group)
+            continue
+        because = "; ".join(_reasons(changes, standing, role, roles, _own(changes, bins, role)))
+        words = f"{role} {version}" if version else f"{role} anew"
+        yield Step(0, StepKind.SIGN, f"sign {words}: {because}", role, version)
+
+
+def _version(changes: ChangeSet, standing: Standing, role: str) -> int:
+    """The next one; 0 if nobody knows it."""
+    unseen = 0 if role in standing.unseen else 1
+    return changes.lower.get(role) or standing.versions.get(role, unseen)
 
 
 def _reasons(
-    changes: ChangeSet, standing: Standing, role: str, roles: tuple[str, ...]
+    changes: ChangeSet,
+    standing: Standing,
+    role: str,
+    roles: tuple[str, ...],
+    own: RoleChange | None,
 ) -> Iterator[str]:
-    own = changes.of(role)
     for change in changes.changes:
         lists = (
             role == "root"
@@ -127,6 +160,11 @@ def _reasons(
         yield "it points to the new snapshot"
 
 
+def _own(changes: ChangeSet, bins: Mapping[str, str], role: str) -> RoleChange | None:
+    """What changes about a role's keys, of a bin under its prefix."""
+    return changes.of(role) or (changes.of(bins[role]) if role in bins else None)
+
+
 def _change_words(change: RoleChange, standing: Standing) -> str:
     enter = {standing.material(key) for key in change.add}
     stay = enter & set(change.remove)
@@ -137,8 +175,8 @@ def _change_words(change: RoleChange, standing: Standing) -> str:
     return f"{change.role} {' '.join(words)}"
 
 
-def _after(roles: tuple[str, ...]) -> list[Step]:
-    files = ", ".join(roles)
+def _after(names: list[str]) -> list[Step]:
+    files = ", ".join(names)
     return [
         Step(0, StepKind.REHEARSE, f"rehearse {files} with stock clients of every earlier state"),
         Step(0, StepKind.PUBLISH, f"publish {files} at once"),
@@ -154,38 +192,42 @@ def _retirement(label: str) -> Step:
     return Step(0, StepKind.RETIRE, f"deactivate key {label} after its grace time", label)
 
 
-def _numbered(steps: list[Step], start: int = 0) -> list[Step]:
-    return [replace(step, number=start + place) for place, step in enumerate(steps)]
+def _numbered(steps: list[Step]) -> tuple[Step, ...]:
+    """In order, with a number for every bin that is signed."""
+    numbers = accumulate((max(1, len(step.bins)) for step in steps), initial=0)
+    return tuple(replace(step, number=number) for step, number in zip(steps, numbers, strict=False))
 
 
-def _needs(changes: ChangeSet, standing: Standing, steps: list[Step]) -> Iterator[SignatureNeed]:
+def _needs(
+    changes: ChangeSet, standing: Standing, steps: tuple[Step, ...], bins: Mapping[str, str]
+) -> Iterator[SignatureNeed]:
     for step in steps:
-        if step.kind is not StepKind.SIGN:
-            continue
-        if step.subject == "root":
-            yield from _root_needs(changes, standing, step)
-            continue
-        yield from _role_needs(changes, standing, step)
+        # Bins of one step have one list.
+        role = next((each.role for each in step.signed), "")
+        if role == "root":
+            yield from _old_root_needs(standing, step)
+        if role:
+            change = _own(changes, bins, role)
+            which = "new" if role == "root" else ""
+            for keys in standing.lists(role):
+                yield _need_after(change, standing, step, keys, which)
 
 
-def _root_needs(changes: ChangeSet, standing: Standing, step: Step) -> Iterator[SignatureNeed]:
+def _old_root_needs(standing: Standing, step: Step) -> Iterator[SignatureNeed]:
     for old in standing.lists("root"):
         keys = [standing.named(fp) for fp in dict.fromkeys(old.fingerprints.values())]
         yield _need(step, "old", old.threshold, [(k.label, k.holder) for k in keys])
-    yield from _role_needs(changes, standing, step, which="new")
 
 
-def _role_needs(
-    changes: ChangeSet, standing: Standing, step: Step, which: str = ""
-) -> Iterator[SignatureNeed]:
-    for found in standing.lists(step.subject):
-        change = changes.of(step.subject)
-        removed = set(change.remove) if change else set()
-        kept = [fp for fp in dict.fromkeys(found.fingerprints.values()) if fp not in removed]
-        keys = [(standing.named(fp).label, standing.named(fp).holder) for fp in kept]
-        keys += [(key.label, key.holder) for key in (change.add if change else ())]
-        threshold = change.threshold if change and change.threshold else found.threshold
-        yield _need(step, which, threshold, keys)
+def _need_after(
+    change: RoleChange | None, standing: Standing, step: Step, found: KeySet, which: str
+) -> SignatureNeed:
+    removed = set(change.remove) if change else set()
+    kept = [fp for fp in dict.fromkeys(found.fingerprints.values()) if fp not in removed]
+    keys = [(standing.named(fp).label, standing.named(fp).holder) for fp in kept]
+    keys += [(key.label, key.holder) for key in (change.add if change else ())]
+    threshold = change.threshold if change and change.threshold else found.threshold
+    return _need(step, which, threshold, keys)
 
 
 def _need(step: Step, which: str, threshold: int, keys: list[tuple[str, str]]) -> SignatureNeed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from keyd.domain import public_keys
-from keyd.domain.delegations import key_set
+from keyd.domain.delegations import lists_under
 from keyd.domain.keys import KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.rotation.changes import NewKey
@@ -38,7 +38,8 @@ class Standing:
     `versions` are the next version of each role, `pending` versions that are bound and not yet
     accepted, by role. `imported`: it was registered from published roots, which are as they are.
     `unseen` are roles that have metadata which is not at hand. `starts` are the versions whose
-    content roles that are lowered go on with, 0 where none is recorded.
+    content roles that are lowered go on with, 0 where none is recorded. `bins` are the published
+    hash bins by their name prefix, in order; `delegators` has each of them and the prefix.
     """
 
     repository: str
@@ -55,6 +56,7 @@ class Standing:
     imported: bool = False
     unseen: frozenset[str] = frozenset()
     starts: Mapping[str, int] = field(default_factory=dict)
+    bins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def lenient(self) -> bool:
@@ -66,11 +68,15 @@ class Standing:
         return role in self.trusted or role in self.unseen
 
     def lists(self, role: str) -> list[KeySet]:
-        """The present key lists of a role, one for each delegator that is trusted."""
+        """The present key lists of a role or prefix, one for each delegator that is trusted."""
         names = ("root",) if role in TOP_LEVEL else self.delegators.get(role, ())
         found = (self.trusted.get(name) for name in names)
-        sets = (key_set(payload, role, "") for payload in found if payload is not None)
-        return [keys for keys in sets if keys is not None]
+        return [
+            keys
+            for payload in found
+            if payload is not None
+            for keys in lists_under(payload, role, "")
+        ]
 
     def material(self, key: NewKey) -> str:
         """The fingerprint of a key that enters; "" of one that is yet to be generated."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keyd.domain.keys import Content, KeySpec, Scheme
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
-from keyd.domain.rotation.plan import Step, StepKind
+from keyd.domain.rotation.plan import Signing, Step, StepKind, range_words
 from keyd.errors import NotFound, PolicyViolation
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import View
@@ -32,6 +32,8 @@ from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
 _RSA_BITS = 3072
+# What a caller needs to hear how far it came: no further bin is begun then.
+_ANSWER_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -109,27 +111,48 @@ def _generate(world: World, caller: Caller, step: Step, deadline: Deadline) -> l
 def _sign(
     world: World, caller: Caller, rotation: Rotation, step: Step, deadline: Deadline
 ) -> tuple[bool, list[str], tuple[Trouble, ...]]:
-    def sealed(view: View) -> bool:
-        file = bound_file(view, rotation, step.number)
-        return file is not None and file.content is not None
+    """All roles of the step; of thousands of bins as many as there is time for, at least one."""
+    made: list[RotationFile] = []
+    troubles: tuple[Trouble, ...] = ()
+    for each in world.ledger.read(lambda view: _unsealed(view, rotation, step)):
+        late = world.clock.monotonic() > deadline.end_s() - _ANSWER_S
+        file, troubles = (
+            (None, ()) if made and late else _sign_one(world, caller, rotation, each, deadline)
+        )
+        if file is None:
+            return False, _signed_words(made), troubles
+        made.append(file)
+    return True, _signed_words(made), troubles
 
-    if world.ledger.read(sealed):
-        return True, [], ()
-    signing = SigningStep(
-        rotation,
-        step.number,
-        step.subject,
-        builder(world, rotation, step.subject),
-        plan_behind(rotation).change.lower.get(step.subject, 0),
-    )
+
+def _unsealed(view: View, rotation: Rotation, step: Step) -> list[Signing]:
+    bound = ((each, bound_file(view, rotation, each.number)) for each in step.signed)
+    return [each for each, file in bound if file is None or file.content is None]
+
+
+def _sign_one(
+    world: World, caller: Caller, rotation: Rotation, signing: Signing, deadline: Deadline
+) -> tuple[RotationFile | None, tuple[Trouble, ...]]:
+    """The sealed file, None if signatures are missing; and what keys did not sign and why."""
+    role = signing.role
+    lower = plan_behind(rotation).change.lower.get(role, 0)
+    build = builder(world, rotation, role)
     try:
-        outcome = sign_step(world, caller, signing, deadline)
+        outcome = sign_step(
+            world, caller, SigningStep(rotation, signing.number, role, build, lower), deadline
+        )
     except StepNeedsApproval as wanted:
-        return False, [], (Trouble("officers", propose(world, caller, wanted)),)
+        return None, (Trouble("officers", propose(world, caller, wanted)),)
     if outcome.file.content is None:
-        return False, [], tuple(ask_for_key(world, caller, each) for each in outcome.troubles)
+        return None, tuple(ask_for_key(world, caller, each) for each in outcome.troubles)
     failpoint(Failpoint.ROTATION_STEP_DONE)
-    return True, [f"signed {step.subject} {outcome.file.version}"], outcome.troubles
+    return outcome.file, outcome.troubles
+
+
+def _signed_words(made: Sequence[RotationFile]) -> list[str]:
+    if len(made) == 1:
+        return [f"signed {made[0].role} {made[0].version}"]
+    return [f"signed {range_words([file.role for file in made])}"] if made else []
 
 
 def get(world: World, caller: Caller, name: str) -> Progress:

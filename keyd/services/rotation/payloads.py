@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyd.domain import canonical, public_keys
-from keyd.domain.delegations import key_set
+from keyd.domain.delegations import lists_under
 from keyd.domain.metadata_file import facts_of
 from keyd.domain.payload import Payload
 from keyd.domain.records import Role
@@ -19,6 +19,7 @@ from keyd.errors import InvalidRequest, PolicyViolation
 from keyd.ports import View
 from keyd.services.evidence import mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
+from keyd.services.rotation.newcomers import check_newcomers
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.reserving import Build
 from keyd.services.rotation.starts import content_below
@@ -55,6 +56,7 @@ def _changed(
     """What the plan says of this payload, put into its next version."""
     kind, change = before.signed["_type"], plan_behind(rotation).change
     if kind == "snapshot":
+        check_newcomers(view, rotation, before)
         return building.build_snapshot(bumped, dict(_sealed(view, rotation)))
     if kind == "timestamp":
         sealed = dict(_sealed(view, rotation, wanted="snapshot"))
@@ -66,10 +68,10 @@ def _changed(
 
 
 def _gives(before: Payload, role: str) -> bool:
-    """Whether the payload is where this role's keys are listed."""
+    """Whether the payload is where the keys of this role, or of bins so prefixed, are listed."""
     if before.signed["_type"] == "root":
         return role in TOP_LEVEL
-    return role not in TOP_LEVEL and key_set(before, role, "") is not None
+    return role not in TOP_LEVEL and bool(lists_under(before, role, ""))
 
 
 def _list_change(view: View, before: Payload, change: RoleChange) -> ListChange:

@@ -10,7 +10,7 @@ from keyd.domain.rotation.plan import Plan, StepKind
 from keyd.ports import View
 from keyd.services.authorize import demand
 from keyd.services.rotation.plans import plan_behind
-from keyd.services.rotation.signing import bound_file
+from keyd.services.rotation.signing import is_bound
 from keyd.services.world import World
 
 
@@ -43,15 +43,16 @@ def _calls(view: View, plan: Plan, done: Collection[int]) -> Iterator[Action]:
     for step in made.values():
         if view.key(step.subject) is None:
             yield Action("KeyService.CreateKey", key=step.subject, token=step.token)
+    steps = plan.numbered
     for need in plan.needs:
-        if need.step in done:
-            continue
-        role = plan.steps[need.step].subject
-        for key in need.keys:
-            if key in made or view.key(key) is not None:
-                yield Action("SigningService.SignMetadata", plan.change.repository, role, key)
+        keys = [key for key in need.keys if key in made or view.key(key) is not None]
+        for signing in steps[need.step].signed:
+            if signing.number not in done:
+                for key in keys:
+                    role = signing.role
+                    yield Action("SigningService.SignMetadata", plan.change.repository, role, key)
 
 
 def _sealed(view: View, rotation: Rotation) -> set[int]:
-    bound = (bound_file(view, rotation, step.number) for step in plan_behind(rotation).steps)
-    return {file.step for file in bound if file is not None and file.content is not None}
+    files = view.rotation_files(rotation.name)
+    return {file.step for file in files if file.content is not None and is_bound(view, file)}

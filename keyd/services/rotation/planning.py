@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from keyd.domain import public_keys
-from keyd.domain.delegations import key_set, key_table
+from keyd.domain.delegations import key_table
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records_rotation import Rotation, SignedVersion
 from keyd.domain.rotation.changes import ChangeSet, NewKey, RoleChange, RotationKind
 from keyd.domain.rotation.plan import Plan, table
 from keyd.domain.rotation.planning import plan as work_out
 from keyd.domain.rotation.standing import Standing
-from keyd.domain.trust import TOP_LEVEL
 from keyd.errors import Finding, InvalidRequest
 from keyd.ports import View
 from keyd.services.authorize import demand
@@ -107,12 +106,7 @@ def _new_key(standing: Standing, wanted: WantedKey) -> NewKey:
 
 def _listed(standing: Standing, role: str) -> set[str]:
     """The keys that a role has now."""
-    names = ("root",) if role in TOP_LEVEL else standing.delegators.get(role, ())
-    found: set[str] = set()
-    for name in names:
-        keys = key_set(standing.trusted[name], role, "") if name in standing.trusted else None
-        found |= set(keys.fingerprints.values()) if keys else set()
-    return found
+    return {fp for keys in standing.lists(role) for fp in keys.fingerprints.values()}
 
 
 def _fingerprint(standing: Standing, name: str) -> str:

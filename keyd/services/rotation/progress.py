@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
@@ -14,12 +14,15 @@ from keyd.services.rotation.holders import facts_of, holders
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.proposing import Trouble, asked_for
 from keyd.services.rotation.retiring import retire_time
-from keyd.services.rotation.signing import bound_file, standing_words
+from keyd.services.rotation.signing import is_bound, standing_words
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """One step of the plan; `version` is 0 until one is bound for it, `missing` in words."""
+    """One step of the plan; `version` is 0 until one is bound for it, `missing` in words.
+
+    Of bins `role` and what follows are those of the first that is not signed, "" and 0 after that.
+    """
 
     number: int
     text: str
@@ -65,8 +68,9 @@ def progress_of(view: View, rotation: Rotation, troubles: tuple[Trouble, ...] = 
     waiting = rotation.state is RotationState.RUNNING and first is not None and bool(first.missing)
     asked: tuple[str, ...] = ()
     if first is not None and first.role and rotation.state is RotationState.RUNNING:
-        planned = plan.steps[first.number].version
-        bound = files[first.number].digest if first.number in files else ""
+        signing = next(s for s in plan.numbered[first.number].signed if s.role == first.role)
+        planned, file = signing.version, files.get(signing.number)
+        bound = file.digest if file is not None else ""
         asked = tuple(asked_for(view, rotation.repository, first.role, planned, bound))
     return Progress(
         rotation=rotation,
@@ -87,15 +91,36 @@ def _step(
 ) -> StepProgress:
     if step.kind is not StepKind.SIGN:
         return StepProgress(step.number, step.text, _is_done(view, rotation, step))
-    file = files.get(step.number)
-    bound = bound_file(view, rotation, step.number) if file is not None else None
-    if rotation.state.is_open and bound is None:
-        return StepProgress(step.number, step.text, False, step.subject)
-    if file is None:
-        return StepProgress(step.number, step.text, False, step.subject)
+    parts = [
+        _signing(
+            *(view, rotation, StepProgress(step.number, step.text, False, each.role)),
+            files.get(each.number),
+            name,
+        )
+        for each in step.signed
+    ]
+    if not step.bins:
+        return parts[0]
+    first = next((part for part in parts if not part.done), None)
+    if first is None:
+        return StepProgress(step.number, step.text, done=True)
+    text = f"{step.text} ({sum(part.done for part in parts)} are signed)"
+    return replace(first, number=step.number, text=text)
+
+
+def _signing(
+    view: View,
+    rotation: Rotation,
+    begun: StepProgress,
+    file: RotationFile | None,
+    name: Callable[[str], str],
+) -> StepProgress:
+    ended = not rotation.state.is_open
+    if file is None or not (ended or is_bound(view, file)):
+        return begun
     done = file.content is not None
-    missing = () if done or not rotation.state.is_open else standing_words(view, file, name)
-    return StepProgress(step.number, step.text, done, step.subject, file.version, missing)
+    missing = () if done or ended else standing_words(view, file, name)
+    return replace(begun, done=done, version=file.version, missing=missing)
 
 
 def _is_done(view: View, rotation: Rotation, step: Step) -> bool:

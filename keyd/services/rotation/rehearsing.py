@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from keyd.domain.audit import Entry, Event
+from keyd.domain.delegations import delegates
 from keyd.domain.policy import Caller
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
 from keyd.domain.rehearsal import Act, Play, SignedFile
@@ -94,7 +95,10 @@ def _signed_file(view: View, file: RotationFile) -> SignedFile:
     reservation = view.reservation(file.repository, file.role, file.epoch, file.version)
     sets = listed_in_order(view, reservation) if reservation is not None else ()
     parents = _parents(view, file.repository, file.role)
-    return SignedFile(file.role, file.version, file.content or b"", sets, parents)
+    delegator = trusted(view, file.repository, parents[-1]) if parents else None
+    bins = delegates(delegator).bins if delegator is not None else None
+    is_bin = bins is not None and bins.covers(file.role)
+    return SignedFile(file.role, file.version, file.content or b"", sets, parents, is_bin)
 
 
 def _parents(view: View, repository: str, role: str) -> tuple[str, ...]:

@@ -122,8 +122,7 @@ def _approving(world: World, view: View, role: Role, payload: Payload) -> str:
 def _role(view: View, step: SigningStep) -> Role:
     """The role as it will be bound: in a new epoch if this rotation has not begun it yet."""
     role = role_or_new(view, step.rotation.repository, step.role)
-    begun = any(file.step == step.number for file in view.rotation_files(step.rotation.name))
-    if step.lower and not begun:
+    if step.lower and view.rotation_file(step.rotation.name, step.number) is None:
         return replace(role, epoch=role.epoch + 1, high_water=step.lower - 1)
     return role
 

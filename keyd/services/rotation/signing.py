@@ -74,21 +74,22 @@ def sign_step(world: World, caller: Caller, step: SigningStep, deadline: Deadlin
 
 
 def bound_file(view: View, rotation: Rotation, step: int) -> RotationFile | None:
-    """What a step is bound to; None if it is not, or not any more.
+    """What a step is bound to; None if it is not, or not any more."""
+    found = view.rotation_file(rotation.name, step)
+    return found if found is not None and is_bound(view, found) else None
 
-    Somebody has signed a newer version since, or officers have voided this one, whether or not it
-    has another payload by now.
+
+def is_bound(view: View, found: RotationFile) -> bool:
+    """Whether a file is still what its step is bound to.
+
+    Else somebody has signed a newer version since, or officers have voided this one, whether or not
+    it has another payload by now.
     """
-    found = next((f for f in view.rotation_files(rotation.name) if f.step == step), None)
-    if found is None:
-        return None
     reservation = view.reservation(found.repository, found.role, found.epoch, found.version)
     role = role_or_new(view, found.repository, found.role)
     overtaken = (role.epoch, role.trusted_version) > (found.epoch, found.version)
     released = reservation is None or reservation.digest != found.digest
-    if released or (overtaken and not role.trusts_older_epoch):
-        return None
-    return found
+    return not released and (not overtaken or role.trusts_older_epoch)
 
 
 def _sign(

@@ -16,7 +16,16 @@ from keyd.services.check import check
 from keyd.services.rotation import advancing, planning, starting
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
-from tests.worlds import ADMIN, TIMEOUT_S, Author, FixedPolicy, active_author, allow_all, open_world
+from tests.worlds import (
+    ADMIN,
+    TIMEOUT_S,
+    Author,
+    FixedPolicy,
+    active_author,
+    allow_all,
+    make_key,
+    open_world,
+)
 
 ROTATOR = Caller("unix:rotator", local_admin=False)
 WANTED = Wanted(
@@ -181,3 +190,51 @@ def test_a_check_touches_the_key_that_it_names(author: Author) -> None:
     check(world, ROTATOR, author.request("", "timestamp", payload))
     with pytest.raises(NotAllowed, match="does not name the key 'timestamp'"):
         check(world, ROTATOR, author.request("timestamp", "timestamp", payload))
+
+
+BINS_WANTED = Wanted(
+    "DELEGATED",
+    "demo",
+    (WantedRole("bin", (WantedKey("fresh", "soft", "ed25519"),), ("bins",)),),
+)
+SIGNING_BINS = replace(
+    SIGNING,
+    roles=frozenset({"targets", "snapshot", "timestamp", "bin-0", "bin-1"}),
+    keys=frozenset({"targets", "snapshot", "timestamp", "fresh"}),
+)
+
+
+@pytest.fixture
+def with_bins(author: Author) -> Author:
+    """Two published bins of the key `bins`."""
+    author.keys["bins"] = make_key(author.world, "bins")
+    succinct = {**author.listing(1, "bins"), "bit_length": 1, "name_prefix": "bin"}
+    delegations = {"keys": author.key_objects("bins"), "succinct_roles": succinct}
+    author.sign("targets", "targets", author.targets(2, delegations=delegations))
+    for role in ("bin-0", "bin-1"):
+        author.sign("bins", role, author.targets(1))
+    versions = {"targets": 2, "bin-0": 1, "bin-1": 1}
+    author.sign("snapshot", "snapshot", author.snapshot(2, **versions))
+    author.sign("timestamp", "timestamp", author.timestamp(2, 2))
+    return author
+
+
+@pytest.mark.parametrize("role", sorted(SIGNING_BINS.roles))
+def test_every_bin_that_is_signed_is_asked_for(with_bins: Author, role: str) -> None:
+    signing = replace(SIGNING_BINS, roles=SIGNING_BINS.roles - {role})
+    world = granted(with_bins.world, ROTATING, CREATING, signing)
+    with pytest.raises(NotAllowed, match=f"does not name the role '{role}'"):
+        start(world, wanted=BINS_WANTED)
+    assert world.ledger.read(lambda view: view.rotations("demo")) == ()
+
+
+def test_grants_for_every_bin_are_enough(with_bins: Author) -> None:
+    world = rehearsed_by_nobody(granted(with_bins.world, ROTATING, CREATING, SIGNING_BINS))
+    name = start(world, wanted=BINS_WANTED)
+    with pytest.raises(AssertionError, match="rehearse"):
+        advancing.go_on(world, ROTATOR, name, timeout_s=TIMEOUT_S)
+    files = world.ledger.read(lambda view: view.rotation_files(name))
+    assert [file.role for file in files if file.content] == [
+        *("targets", "bin-0", "bin-1"),
+        *("snapshot", "timestamp"),
+    ]

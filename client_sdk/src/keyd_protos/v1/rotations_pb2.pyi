@@ -164,7 +164,7 @@ class RoleChange(_message.Message):
     REMOVE_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """Role name."""
+    """Role name; of hash bins, which share one key list, their name prefix."""
     threshold: _builtins.int
     """The new threshold; 0 leaves it as it is."""
     @_builtins.property
@@ -480,13 +480,13 @@ class RotationStep(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Its place in the plan, from 0."""
+    """Its place in the plan, from 0; each hash bin that a step before it signs counts as a place."""
     text: _builtins.str
     """What it does, for reading."""
     done: _builtins.bool
     """Whether it is done."""
     role: _builtins.str
-    """Role it signs, if it signs one."""
+    """Role it signs, if it signs one; of hash bins the first that is not signed yet."""
     version: _builtins.int
     """Version that was bound for it; 0 before."""
     @_builtins.property

@@ -1,0 +1,54 @@
+"""Hash bins that were first published after a plan was made, and so are none of its files."""
+
+from __future__ import annotations
+
+from keyd.domain.delegations import delegates
+from keyd.domain.payload import Payload
+from keyd.domain.records_rotation import Rotation
+from keyd.errors import PolicyViolation
+from keyd.ports import View
+from keyd.services.evidence import role_or_new, sets_now, trusted
+from keyd.services.rotation.files import signed_by
+from keyd.services.rotation.plans import plan_behind
+
+_TOLD = 8
+
+
+def check_newcomers(view: View, rotation: Rotation, snapshot: Payload) -> None:
+    """A snapshot lists no bin of a changed prefix that clients would refuse by its new keys.
+
+    Raises: PolicyViolation (ROTATION_BINS_JOINED).
+    """
+    prefixes = {change.role for change in plan_behind(rotation).change.changes}
+    ours = {file.role for file in view.rotation_files(rotation.name)}
+    listed = {name.removesuffix(".json"): entry for name, entry in snapshot.signed["meta"].items()}
+    others = [r for r in listed if r.rpartition("-")[0] in prefixes and r not in ours]
+    late = [
+        role
+        for role in others
+        if _is_bin(view, rotation.repository, role)
+        and not _is_signed(view, rotation.repository, role, listed[role]["version"])
+    ]
+    if late:
+        more = f" and {len(late) - _TOLD} more" if len(late) > _TOLD else ""
+        raise PolicyViolation(
+            "ROTATION_BINS_JOINED",
+            f"{', '.join(late[:_TOLD])}{more} came after the plan, with signatures of keys that "
+            "leave: sign the next version with the new keys, list it in a snapshot, then continue",
+        )
+
+
+def _is_bin(view: View, repository: str, role: str) -> bool:
+    found = (trusted(view, repository, name) for name in view.delegators_of(repository, role))
+    bins = [delegates(payload).bins for payload in found if payload is not None]
+    return any(each is not None and each.covers(role) for each in bins)
+
+
+def _is_signed(view: View, repository: str, role: str, version: int) -> bool:
+    """Whether the keys that are listed now have signed it."""
+    epoch = role_or_new(view, repository, role).epoch
+    reservation = view.reservation(repository, role, epoch, version)
+    if reservation is None:
+        return False
+    made = frozenset(signed_by(view, reservation))
+    return not any(keys.missing(made) for keys in sets_now(view, repository, role))
