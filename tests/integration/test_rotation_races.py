@@ -102,6 +102,31 @@ def test_only_the_files_that_clients_met_are_released(world: World, author: Auth
     assert recorded(world, name).state is RotationState.RUNNING
 
 
+class CalledAgain:
+    """Clients that outlast the call: the caller comes again before they are done."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world, self._name = world, name
+        self.reasons: list[str] = []
+
+    def rehearse(self, play: Play) -> tuple[Act, ...]:
+        with pytest.raises(BackendUnavailable) as refused:
+            go_on(self._world, self._name)
+        self.reasons.append(refused.value.reason)
+        raise BackendUnavailable("TOKEN_BUSY", "these clients came to nothing")
+
+
+def test_a_rehearsal_is_not_begun_twice_at_once(world: World, author: Author) -> None:
+    name = begin(world, rotation_of("timestamp", "timestamp", "timestamp-2"))
+    called = CalledAgain(world, name)
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable, match="came to nothing"):
+            go_on(replace(world, rehearsal=called), name)
+    assert called.reasons == ["ROTATION_REHEARSING"] * 2
+    go_on(world, name)
+    assert recorded(world, name).state is RotationState.READY
+
+
 def test_a_late_confirmation_does_not_begin_the_grace_time_again(
     world: World, author: Author
 ) -> None:
