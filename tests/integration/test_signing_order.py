@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -270,7 +271,7 @@ def test_check_tells_all_findings_and_changes_nothing(world: World) -> None:
 
 def test_denied_call_is_on_record(world: World) -> None:
     active_author(world)
-    stranger = type(SIGNER)("unix:stranger", "unix", local_admin=False)
+    stranger = replace(SIGNER, principal="unix:stranger")
     author = Author(world, "demo", {})
     with pytest.raises(NotAllowed) as refused:
         author.sign("targets", "targets", b"{}", caller=stranger)
