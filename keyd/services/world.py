@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +36,26 @@ class Unrehearsed:
         return (Act(client, must_reach=True, reached=False, said="there is no rehearsal here"),)
 
 
+class UnderWay:
+    """The names of what is being done at this moment, in whichever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+
+    @contextmanager
+    def mark(self, name: str) -> Iterator[bool]:
+        """Within the block `name` is under way; False if it was before, and goes on elsewhere."""
+        with self._lock:
+            first = name not in self._names
+            self._names.add(name)
+        try:
+            yield first
+        finally:
+            if first:
+                self._names.discard(name)
+
+
 @dataclass(frozen=True)
 class World:
     """Everything outside the use cases.
@@ -48,3 +71,4 @@ class World:
     denials: Denials
     opaque_may_sign_tuf: bool = False
     rehearsal: Rehearsal = field(default_factory=Unrehearsed)
+    rehearsed_now: UnderWay = field(default_factory=UnderWay)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 from keyd.domain.audit import Entry, Event
@@ -23,8 +21,6 @@ from keyd.services.world import World
 
 _PUBLISHED_LAST = ("snapshot", "root", "timestamp")
 _RETRY_S = 2.0
-_lock = threading.Lock()
-_rehearsed_now: set[str] = set()
 
 
 def rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ...]:
@@ -33,26 +29,16 @@ def rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ...
     Raises: PolicyViolation (REHEARSAL_FAILED), BackendUnavailable (ROTATION_MOVED,
     ROTATION_REHEARSING).
     """
-    with _alone(rotation):
-        return _rehearse(world, caller, rotation)
-
-
-@contextmanager
-def _alone(rotation: Rotation) -> Iterator[None]:
-    """With thousands of bins it outlasts calls, and whoever calls again must not begin another."""
-    with _lock:
-        if rotation.name in _rehearsed_now:
+    with world.rehearsed_now.mark(rotation.name) as first:
+        if not first:
+            # With thousands of bins it outlasts calls, and whoever calls again begins no other.
             raise BackendUnavailable(
                 "ROTATION_REHEARSING",
                 f"clients are meeting the files of {rotation.name} at this moment, for a call that "
                 "began before: continue once they are through",
                 retry_after_s=_RETRY_S,
             )
-        _rehearsed_now.add(rotation.name)
-    try:
-        yield
-    finally:
-        _rehearsed_now.discard(rotation.name)
+        return _rehearse(world, caller, rotation)
 
 
 def _rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ...]:
