@@ -27,12 +27,15 @@ DEADLY = (signal.SIGABRT, signal.SIGSEGV, signal.SIGQUIT)
 @pytest.fixture
 def cores_allowed() -> Iterator[None]:
     """As a careless host: whoever does not say otherwise leaves a core as large as it likes."""
+    # What a shell starts in the background ignores it, and so do its children.
+    quits = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     before = resource.getrlimit(resource.RLIMIT_CORE)
     if before[1] == 0:
         pytest.skip("this process may not allow cores (its hard RLIMIT_CORE is 0)")
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_CORE, before)
+    signal.signal(signal.SIGQUIT, quits)
 
 
 def dumped(pid: int) -> bool:
