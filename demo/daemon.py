@@ -170,8 +170,7 @@ class Daemon:
         try:
             until = time.monotonic() + _READY_WITHIN_S
             while time.monotonic() < until:
-                wait_s = until - time.monotonic()
-                heard, _, _ = select.select([notified.fileno(), ended], [], [], wait_s)
+                heard = _readable([notified.fileno(), ended], until - time.monotonic())
                 if notified.fileno() in heard and b"READY=1" in notified.recv(4096).split(b"\n"):
                     return
                 if heard == [ended]:
@@ -207,3 +206,11 @@ class Daemon:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def _readable(descriptors: list[int], wait_s: float) -> list[int]:
+    """Those that have something to read in time; select would take none above 1,023."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(max(0.0, wait_s) * 1000)]

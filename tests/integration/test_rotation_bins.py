@@ -5,6 +5,7 @@ from __future__ import annotations
 import cProfile
 import json
 import pstats
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +38,10 @@ STOLEN = replace(PLANNED, kind="EMERGENCY", compromised=("shared",), reason="sto
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+def world(tmp_path: Path) -> Iterator[World]:
+    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+    yield made
+    made.ledger.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +32,10 @@ from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+def world(tmp_path: Path) -> Iterator[World]:
+    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+    yield made
+    made.ledger.close()
 
 
 @pytest.fixture

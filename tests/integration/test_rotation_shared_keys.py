@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ TEAMS = ("red", "green", "blue")
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+def world(tmp_path: Path) -> Iterator[World]:
+    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+    yield made
+    made.ledger.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,8 +35,10 @@ from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+def world(tmp_path: Path) -> Iterator[World]:
+    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+    yield made
+    made.ledger.close()
 
 
 @pytest.fixture
