@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from keyd.domain.delegations import key_materials
 from keyd.domain.keys import KeyState
@@ -11,6 +11,7 @@ from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.entering import entering, same_people
 from keyd.domain.rotation.found import graded, refused, warned
 from keyd.domain.rotation.listed import is_one_bin, left_in, words
+from keyd.domain.rotation.plan import TOLD, first_words
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.domain.rotation.theft import old_root
 from keyd.domain.trust import TOP_LEVEL, KeySet
@@ -18,7 +19,6 @@ from keyd.errors import Finding
 
 _DEAD = (KeyState.COMPROMISED, KeyState.DESTROYED)
 # Roles that a message names.
-_TOLD = 8
 # Fast-forward recovery: whose keys must change for a role to be lowered (TUF 5.3.11).
 _MATRIX = {"timestamp": {"timestamp"}, "snapshot": {"timestamp", "snapshot"}}
 
@@ -44,20 +44,20 @@ def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator
             f"rotation {standing.open_rotation} is not finished: continue or cancel it first",
         )
     pending = [role for role in roles if role in standing.pending]
-    for role in pending[:_TOLD]:
+    for role in pending[:TOLD]:
         yield refused(
             "ROTATION_VERSION_PENDING",
             f"{role} {standing.pending[role]} is bound and misses signatures: finish it first",
         )
-    if len(pending) > _TOLD:
-        more = f"{len(pending) - _TOLD} more roles are bound and miss signatures as well"
+    if len(pending) > TOLD:
+        more = f"{len(pending) - TOLD} more roles are bound and miss signatures as well"
         yield refused("ROTATION_VERSION_PENDING", more)
     unseen = [role for role in roles if role in standing.unseen and role not in TOP_LEVEL]
     if unseen:
         yield refused(
             "ROTATION_METADATA_UNKNOWN",
-            f"the snapshot lists {_first(unseen)}, and nothing of it is recorded here, so it would "
-            "keep the signatures of keys that leave: import what is published first",
+            f"the snapshot lists {first_words(unseen)}, and nothing of it is recorded here, so it "
+            "would keep the signatures of keys that leave: import what is published first",
         )
 
 
@@ -146,12 +146,7 @@ def _stolen(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
 
 def _some(left: tuple[Delegation, ...]) -> str:
     """The first of them in words, and how many more there are."""
-    return _first([words(entry) for entry in left])
-
-
-def _first(names: Sequence[str]) -> str:
-    named = ", ".join(names[:_TOLD])
-    return f"{named} and {len(names) - _TOLD} more" if len(names) > _TOLD else named
+    return first_words([words(entry) for entry in left])
 
 
 def _recovery(changes: ChangeSet) -> Iterator[Finding]:

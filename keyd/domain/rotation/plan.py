@@ -12,6 +12,8 @@ from typing import Any
 from keyd.domain.rotation.changes import ChangeSet, change_set_of
 from keyd.errors import Finding, Severity
 
+# Of thousands of names so many are told.
+TOLD = 8
 _TYPE = "keyd-rotation-plan-v1"
 # Not TUF's canonical form, whose raw line feeds in keys no strict reader takes.
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
@@ -119,6 +121,12 @@ def range_words(roles: Sequence[str]) -> str:
     if len(roles) < 2:
         return "".join(roles)
     return f"{roles[0]} … {roles[-1]}, {len(roles)} roles"
+
+
+def first_words(names: Sequence[str]) -> str:
+    """Names that have no order of their own: the first of them, and how many more there are."""
+    named = ", ".join(names[:TOLD])
+    return f"{named} and {len(names) - TOLD} more" if len(names) > TOLD else named
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

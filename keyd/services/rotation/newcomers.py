@@ -5,13 +5,12 @@ from __future__ import annotations
 from keyd.domain.delegations import delegates
 from keyd.domain.payload import Payload
 from keyd.domain.records_rotation import Rotation
+from keyd.domain.rotation.plan import first_words
 from keyd.errors import PolicyViolation
 from keyd.ports import View
 from keyd.services.evidence import role_or_new, sets_now, trusted
 from keyd.services.rotation.files import signed_by
 from keyd.services.rotation.plans import plan_behind
-
-_TOLD = 8
 
 
 def check_newcomers(view: View, rotation: Rotation, snapshot: Payload) -> None:
@@ -30,10 +29,9 @@ def check_newcomers(view: View, rotation: Rotation, snapshot: Payload) -> None:
         and not _is_signed(view, rotation.repository, role, listed[role]["version"])
     ]
     if late:
-        more = f" and {len(late) - _TOLD} more" if len(late) > _TOLD else ""
         raise PolicyViolation(
             "ROTATION_BINS_JOINED",
-            f"{', '.join(late[:_TOLD])}{more} came after the plan, with signatures of keys that "
+            f"{first_words(late)} came after the plan, with signatures of keys that "
             "leave: sign the next version with the new keys, list it in a snapshot, then continue",
         )
 
