@@ -98,7 +98,7 @@ def sign_metadata_batch(
     outcomes: list[BatchOutcome] = []  # first what could not even be sent
     jobs: Iterable[_Job] = _jobs(client, items, repository, outcomes)
     since = time.monotonic()
-    while jobs:
+    while jobs:  # an iterator at first, which counts as true; then what is left
         settled = _sent(_Run(client, _chunks(jobs), timeout_s))
         pauses = {job.index: pause for job, outcome in settled if (pause := _pause(outcome))}
         if len(pauses) < len(settled):
