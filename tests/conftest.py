@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections import Counter
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from keyd.errors import KeydError
+from tests import worlds
 from tests.daemon import Installation, install
 from tests.softhsm import SoftHSMToken, create_softhsm
 
@@ -21,6 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # A busy machine is no failure of the code: pytest's timeout is the only clock.
 settings.register_profile("keyd", deadline=None)
 settings.load_profile("keyd")
+
+
+@pytest.fixture(autouse=True)
+def ledgers_closed() -> Iterator[None]:
+    """Close what a test opened: each ledger holds a dozen descriptors and two threads."""
+    before = len(worlds.opened)
+    yield
+    while len(worlds.opened) > before:
+        # The anchor may be what the test has broken.
+        with contextlib.suppress(OSError, KeydError):
+            worlds.opened.pop().close()
 
 
 @pytest.fixture(scope="session")

@@ -169,6 +169,10 @@ def active_author(world: World, repository: str = "demo", *, prefix: str = "") -
     return author
 
 
+# In order; a test's own are closed behind it (conftest.py).
+opened: list[SqliteLedger] = []
+
+
 def open_ledger(directory: Path, clock: TestClock, *, development: bool = False) -> SqliteLedger:
     """The ledger below `directory`, created if there is none, its anchor beside it."""
     state, anchor = directory / "ledger", directory / "anchor"
@@ -180,7 +184,8 @@ def open_ledger(directory: Path, clock: TestClock, *, development: bool = False)
             clock=clock,
             anchor=anchor,
         )
-    return open_sqlite(state, anchor=anchor)
+    opened.append(open_sqlite(state, anchor=anchor))
+    return opened[-1]
 
 
 def sign_many(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuf.api.exceptions import DownloadHTTPError
-from tuf.ngclient import FetcherInterface, Updater
+from tuf.ngclient import Updater
 
 from keyd.ports import View
 from keyd.services.rotation.files import published_file
 from keyd.services.world import World
+from tests.published import Published
 from tests.worlds import Author
 
 BINS = tuple(f"bin-{number}" for number in range(8))
@@ -37,19 +37,6 @@ def bins(author: Author, version: int, key: str, bit_length: int = 3) -> dict[st
     succinct = {**author.listing(1, key), "bit_length": bit_length, "name_prefix": "bin"}
     delegations = {"keys": author.key_objects(key), "succinct_roles": succinct}
     return author.targets(version, delegations=delegations)
-
-
-class Published(FetcherInterface):
-    """Everything that is accepted; no network."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files = files
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        name = url.rpartition("/")[2]
-        if name not in self._files:
-            raise DownloadHTTPError(name, 404)
-        return iter([self._files[name]])
 
 
 def _published(role: str, version: int, view: View) -> bytes | None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from keyd.domain.keys import Content, KeyState
 from keyd.domain.records_rotation import RotationState
 from keyd.ledger.verification.verify import verify_ledger
+from keyd.rehearsal.stage import StockClients
 from keyd.services.rotation import advancing, planning, starting
 from keyd.services.rotation.advancing import Went
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
-from tests.worlds import ADMIN, TIMEOUT_S
+from tests.fakes import TestClock
+from tests.worlds import ADMIN, TIMEOUT_S, open_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A real ledger and software tokens, and python-tuf's client to rehearse with."""
+    return replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
 
 
 def rotation_of(role: str, old: str, new: str, kind: str = "") -> Wanted:

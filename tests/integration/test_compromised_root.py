@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,16 +11,16 @@ from keyd.domain.keys import KeyState
 from keyd.domain.operations import Operation, UseCompromisedKey
 from keyd.domain.records_rotation import RotationState
 from keyd.errors import ApprovalRequired, PolicyViolation
-from keyd.rehearsal.stage import StockClients
 from keyd.services import proposals
 from keyd.services.audit import ensure_log_key
 from keyd.services.rotation import planning, starting
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
-from tests.fakes import TestClock
-from tests.integration.rotating import go_on, state
+from tests.integration.rotating import go_on, state, world
 from tests.officers import Person, approve, enrol, person
-from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, open_world
+from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author
+
+__all__ = ["world"]
 
 NEW = (WantedKey("root-4", "soft", "ed25519"), WantedKey("root-5", "soft", "ed25519"))
 WANTED = Wanted(
@@ -32,13 +30,6 @@ WANTED = Wanted(
     compromised=("root-1",),
     reason="one stolen, one lost",
 )
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
-    yield made
-    made.ledger.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,11 +26,12 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
-from tuf.ngclient import FetcherInterface, Updater
+from tuf.ngclient import Updater
 
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.objections import objections
 from keyd.domain.rotation.standing import Standing
+from tests.published import Published
 
 ONLINE = ("timestamp", "snapshot", "targets")
 ROLES = (*ONLINE, "team")
@@ -43,19 +44,6 @@ DRIVEN_UP, ATTACKED, RECOVERED = 1000, 2, 3
 Files = Mapping[str, bytes]
 Payload = Root | Timestamp | Snapshot | Targets
 NOTHING: frozenset[str] = frozenset()
-
-
-class Repository(FetcherInterface):
-    """What is published; no network."""
-
-    def __init__(self, files: Files) -> None:
-        self._files = files
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        name = url.rpartition("/")[2]
-        if name not in self._files:
-            raise DownloadHTTPError(name, 404)
-        return iter([self._files[name]])
 
 
 def signed(payload: Payload, *names: str) -> bytes:
@@ -123,7 +111,7 @@ def meets(
 
 
 def update(home: str, first: bytes, files: Files) -> Updater:
-    client = Updater(home, "http://none.invalid/", fetcher=Repository(files), bootstrap=first)
+    client = Updater(home, "http://none.invalid/", fetcher=Published(files), bootstrap=first)
     client.refresh()
     client.get_targetinfo("anything")
     return client

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import cProfile
 import json
-import pstats
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,22 +23,18 @@ from keyd.services.rotation.retiring import retire_due
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
+from tests.counting import calls_of
 from tests.fakes import TestClock
 from tests.integration.bins import BINS, all_bins, bins, client, delegate, publish
-from tests.integration.rotating import begin, go_on, rotation_of, signed_roles, sound, state
+from tests.integration.rotating import begin, go_on, rotation_of, signed_roles, sound, state, world
 from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open_world
+
+__all__ = ["world"]
 
 OLD = {"root": 1, "targets": 2, "snapshot": 2, "timestamp": 2, **dict.fromkeys(BINS, 1)}
 NEW = {"root": 1, "targets": 3, "snapshot": 3, "timestamp": 3, **dict.fromkeys(BINS, 2)}
 PLANNED = rotation_of("bin", "shared", "fresh", "DELEGATED")
 STOLEN = replace(PLANNED, kind="EMERGENCY", compromised=("shared",), reason="stolen")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
-    yield made
-    made.ledger.close()
 
 
 @pytest.fixture
@@ -249,13 +242,14 @@ def calls_to_rotate(directory: Path, bit_length: int) -> int:
     author.keys["shared"] = make_key(world, "shared")
     names = [f"bin-{number:02x}" for number in range(2**bit_length)]
     delegate(author, bins(author, 2, "shared", bit_length), *names)
-    with cProfile.Profile() as profile:
+
+    def rotate() -> None:
         name = begin(world, PLANNED)
         went = advancing.go_on(world, ADMIN, name, timeout_s=600.0)
+        assert went.progress.rotation.state is RotationState.READY
         advancing.get(world, ADMIN, name)
-        released = advancing.released_files(world, ADMIN, name)
-    assert went.progress.rotation.state is RotationState.READY
-    assert len(released) == len(names) + 3
+        assert len(advancing.released_files(world, ADMIN, name)) == len(names) + 3
+
+    found = calls_of(rotate)
     sound(world, directory)
-    total: int = pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
-    return total
+    return found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +15,6 @@ from keyd.domain.rehearsal import Act, Play
 from keyd.domain.trust import KeySet
 from keyd.errors import ApprovalRequired, BackendUnavailable, InvalidRequest, PolicyViolation
 from keyd.ports import Transaction
-from keyd.rehearsal.stage import StockClients
 from keyd.services.rotation import retiring, starting, uploads
 from keyd.services.rotation.payloads import builder
 from keyd.services.rotation.progress import recorded_rotation
@@ -26,16 +23,11 @@ from keyd.services.rotation.reserving import SigningStep, reserve_step
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
 from tests.fakes import TestClock
-from tests.integration.rotating import begin, go_on, rotation_of, state
+from tests.integration.rotating import begin, go_on, rotation_of, state, world
 from tests.officers import enrol, person
-from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open_world
+from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
-    yield made
-    made.ledger.close()
+__all__ = ["world"]
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +10,17 @@ import pytest
 
 from keyd.domain.keys import KeyState
 from keyd.errors import Finding, KeydError
-from keyd.rehearsal.stage import StockClients
 from keyd.services.audit import ensure_log_key
 from keyd.services.rotation import planning, starting
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
-from tests.fakes import TestClock
 from tests.integration.bins import BINS, bins, delegate
-from tests.integration.rotating import carry_out, rotation_of, sound, state
-from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open_world
+from tests.integration.rotating import carry_out, rotation_of, sound, state, world
+from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key
+
+__all__ = ["world"]
 
 TEAMS = ("red", "green", "blue")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
-    yield made
-    made.ledger.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from keyd.domain.keys import Key, KeyState
 from keyd.domain.records_rotation import RotationState
 from keyd.domain.rehearsal import Act, Play
 from keyd.errors import AlreadyExists, ApprovalRequired, KeydError, PolicyViolation
-from keyd.rehearsal.stage import StockClients
 from keyd.services import proposals
 from keyd.services.audit import ensure_log_key
 from keyd.services.rotation import advancing, planning, retiring, starting
@@ -29,16 +28,12 @@ from tests.integration.rotating import (
     signed_roles,
     sound,
     state,
+    world,
 )
 from tests.officers import Person, approve, enrol, person
-from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open_world
+from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
-    yield made
-    made.ledger.close()
+__all__ = ["world"]
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import cProfile
 import json
-import pstats
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -19,6 +17,7 @@ from keyd.domain.rotation.changes import ChangeSet, NewKey, RoleChange, Rotation
 from keyd.domain.rotation.plan import Plan, Signing, StepKind, plan_of, range_words, table
 from keyd.domain.rotation.planning import plan
 from keyd.domain.rotation.standing import Standing
+from tests.counting import calls_of
 from tests.root_versions import EXPIRES, RootVersion, fingerprint, root_file, signer
 
 OLD_KEY, OTHER_KEY, NEW_KEY = 5, 6, 7
@@ -193,11 +192,7 @@ def test_the_delegator_lists_the_new_key_and_drops_the_old() -> None:
 def calls(bit_length: int) -> int:
     """How many functions a plan of so many bins calls."""
     world = standing(bit_length, *names(bit_length))
-    with cProfile.Profile() as profile:
-        made = planned(world)
-        table(plan_of(made.raw))
-    total: int = pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
-    return total
+    return calls_of(lambda: table(plan_of(planned(world).raw)))
 
 
 def test_a_plan_of_all_bins_there_are_is_linear_and_small() -> None:
