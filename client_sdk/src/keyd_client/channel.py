@@ -88,6 +88,9 @@ _OPTIONS = (
     ("grpc.max_metadata_size", 64 * 2**10),
     # Whoever sets https_proxy means the web, not the daemon that holds the keys.
     ("grpc.enable_http_proxy", 0),
+    # keyd closes a connection that is idle for five seconds, and a call that meets that moment may
+    # be one that must not be repeated. gRPC leaves after once to twice this time: always earlier.
+    ("grpc.client_idle_timeout_ms", 2_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),

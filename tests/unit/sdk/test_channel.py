@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from keyd_client import Client, Profile, errors
+from keyd.rpc.limits import CHANNEL_OPTIONS
+from keyd_client import Client, Profile, channel, errors
 from keyd_client.channel import ONCE_ONLY, STREAMS
 from keyd_protos.v1 import (
     keys_pb2,
@@ -224,6 +226,24 @@ def test_a_forked_child_gets_a_channel_of_its_own(client: Client, daemon: Script
     environment = {k: v for k, v in os.environ.items() if k != "GRPC_ENABLE_FORK_SUPPORT"}
     assert subprocess.run(command, env=environment, check=False, timeout=60).returncode == 0
     assert len(daemon.of(keys_pb2.GetKeyRequest)) == 3
+
+
+def test_a_client_leaves_before_it_is_sent_away(client: Client) -> None:
+    """Else a call that must not be repeated may meet the end of an idle connection."""
+    client.keys.get("root-1")
+    left: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def changed(state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.IDLE:
+            left.put(time.monotonic())
+
+    with client.connection.lease() as opened:
+        began = time.monotonic()
+        opened.channel.subscribe(changed)
+        assert left.get(timeout=60.0) - began > 1.0
+    ours = int(str(dict(channel._OPTIONS)["grpc.client_idle_timeout_ms"]))
+    assert 2 * ours < dict(CHANNEL_OPTIONS)["grpc.max_connection_idle_ms"]
+    client.keys.get("root-1")
 
 
 def test_threads_share_one_client(client: Client, daemon: ScriptedDaemon) -> None:
