@@ -141,9 +141,12 @@ class Holdings:
             self._ask.probe()
 
     def check_all(self) -> None:
-        """A signature and the keys, after a request failed."""
-        self.check_canary()
+        """The keys and a signature, after a request failed.
+
+        In this order: the key that signed for the token so far may be the one that is gone.
+        """
         self.take_stock()
+        self.check_canary()
 
     def expire(self) -> None:
         """Make the next look compare the keys."""
