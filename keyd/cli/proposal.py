@@ -68,7 +68,7 @@ def proposal() -> None:
     "--elsewhere",
     type=click.IntRange(0),
     default=0,
-    help="With --void: keys held elsewhere whose holders said that they did not sign.",
+    help="With --void: keys held elsewhere, or stolen, that are known not to have signed.",
 )
 @click.option("--accept-policy", type=_FILE, help="Let this policy file hold although it loosens.")
 @click.option("--base-rule", type=click.IntRange(1), help="How many officers a loosening needs.")

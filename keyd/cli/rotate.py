@@ -74,7 +74,7 @@ def plan(*, profile: str, as_json: bool, **given: Any) -> int:
 @click.option("--confirm", default="", metavar="DIGEST", help="Digest of the plan that was read.")
 @click.option(
     "--grace-hours",
-    type=click.IntRange(0),
+    type=click.IntRange(1, 366 * 24),
     default=24,
     show_default=True,
     help="How long the old keys stay usable after publication.",

@@ -110,9 +110,9 @@ class SetRoleRules:
 class VoidReservation:
     """Let a version that is bound to a payload, below every threshold, have another one.
 
-    `elsewhere` counts the listed keys that no token here holds and that together with the known
-    signatures could have reached a threshold, 0 if they could not: what they made is not recorded
-    here, and only their holders know of it.
+    `elsewhere` counts the listed keys that no token here holds, or that are compromised, and that
+    together with the known signatures could have reached a threshold, 0 if they could not: what
+    they made is not recorded here, and only their holders know of it.
     """
 
     kind: ClassVar[str] = "void_reservation"
@@ -127,8 +127,8 @@ class VoidReservation:
         """What happens, in a line."""
         noun = "key" if self.elsewhere == 1 else "keys"
         unseen = (
-            f"; {self.elsewhere} {noun} held elsewhere may have signed it: approve only if every "
-            "holder said that they did not, and never will"
+            f"; {self.elsewhere} {noun} held elsewhere or stolen may have signed it: approve "
+            "only if every holder said that they did not, and never will"
         )
         return (
             f"void {self.repository}/{self.role} version {self.version}, "

@@ -48,13 +48,16 @@ class KeyIdFormula(StrEnum):
 
 
 _DAY_S = 86_400
+# Whatever is added to a time must stay a time.
+EXPIRY_MAX_S = 36_525 * _DAY_S
 
 
 @dataclass(frozen=True)
 class RoleRules:
     """The settable levels (rules marked P) of one role; take the safe ones from `default_rules`.
 
-    - `expiry_min_s`, `expiry_max_s`: seconds from the time of signing to `expires`, both inclusive.
+    - `expiry_min_s`, `expiry_max_s`: seconds from the time of signing to `expires`, both inclusive,
+      at most `EXPIRY_MAX_S`.
     - `payload_max_bytes`: cap of the canonical payload (A8).
     - `version_step_max`: how far a version may lie above the high-water mark (A4); 0: any distance.
       Root ignores it: R1 demands exactly one.

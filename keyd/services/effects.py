@@ -96,17 +96,18 @@ def voidable(view: View, operation: VoidReservation) -> Reservation:
     if (unseen := _elsewhere(view, found.required, signed)) != operation.elsewhere:
         raise PolicyViolation(
             "VOID_ELSEWHERE",
-            f"{unseen} listed keys that are held elsewhere may have signed this payload and reach "
-            "a threshold; ask their holders, and propose the void with that number",
+            f"{unseen} listed keys that are held elsewhere or stolen may have signed this payload "
+            "and reach a threshold; ask the holders, and propose the void with that number",
             details={"elsewhere": str(unseen)},
         )
     return found
 
 
 def _elsewhere(view: View, required: Sequence[KeySet], signed: frozenset[str]) -> int:
-    """How many keys that are not here could have brought the payload to a threshold unseen."""
+    """How many keys could have brought the payload to a threshold unseen: not here, or stolen."""
     listed = {fingerprint for keys in required for fingerprint in keys.fingerprints.values()}
-    unseen = frozenset(fp for fp in listed - signed if view.key_by_fingerprint(fp) is None)
+    held = ((fp, view.key_by_fingerprint(fp)) for fp in listed - signed)
+    unseen = frozenset(fp for fp, key in held if key is None or key.state is KeyState.COMPROMISED)
     return len(unseen) if any(keys.reached(signed | unseen) for keys in required) else 0
 
 

@@ -20,7 +20,7 @@ from keyd.domain.records import Repository, Reservation, ReservationState, Role
 from keyd.domain.rule_levels import rules_text
 from keyd.domain.runway import Runway
 from keyd.domain.sizes import PAYLOAD_MAX_BYTES
-from keyd.domain.trust import TOP_LEVEL, KeySet, RepositoryState, RoleRules
+from keyd.domain.trust import EXPIRY_MAX_S, TOP_LEVEL, KeySet, RepositoryState, RoleRules
 from keyd.errors import AlreadyExists, InvalidRequest, NotFound, PolicyViolation
 from keyd.ports import Transaction, View
 from keyd.services.acceptance import lacking
@@ -276,6 +276,10 @@ def check_rules(rules: RoleRules) -> None:
     """Refuse levels that no payload could meet. Raises: InvalidRequest (RULES_INVALID)."""
     if not 0 <= rules.expiry_min_s < rules.expiry_max_s:
         raise InvalidRequest("RULES_INVALID", "expiry_min_s must lie below expiry_max_s")
+    if rules.expiry_max_s > EXPIRY_MAX_S:
+        raise InvalidRequest(
+            "RULES_INVALID", f"expiry_max_s is at most {EXPIRY_MAX_S}, a hundred years"
+        )
     if not 0 < rules.payload_max_bytes <= PAYLOAD_MAX_BYTES:
         raise InvalidRequest(
             "RULES_INVALID", f"payload_max_bytes lies between 1 and {PAYLOAD_MAX_BYTES}"

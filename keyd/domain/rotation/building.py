@@ -47,12 +47,14 @@ def expiry(
 
     The role's rules have the last word. TUF 4.2.3's form.
     """
-    usual = timedelta(seconds=lifetime_s) if lifetime_s else _LIFETIMES[type_of_role(role)]
+    latest = now + timedelta(seconds=rules.expiry_max_s)
+    usual = _LIFETIMES[type_of_role(role)]
+    if lifetime_s:
+        usual = timedelta(seconds=min(lifetime_s, rules.expiry_max_s))
     wanted = now + usual
     before = trusted_expiry(trusted)
     if before is not None and not lifetime_s:
         wanted = max(wanted, before)
-    latest = now + timedelta(seconds=rules.expiry_max_s)
     # Some seconds pass until it is judged.
     moment = min(wanted, latest - timedelta(seconds=1))
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -55,12 +55,19 @@ def recorded(world: World, rotation: Rotation) -> Planned:
 
 
 def shown(view: View, plan: Plan) -> Planned:
-    """A plan for reading, with all that its compromised keys have signed, by their names."""
+    """A plan for reading, with all that its compromised keys have signed, by their names.
+
+    Nothing of other repositories, whose keys a caller can name who may see nothing of them.
+    """
     exposed: list[tuple[str, SignedVersion]] = []
     for fingerprint in plan.change.compromised:
         key = view.key_by_fingerprint(fingerprint)
         name = key.name if key is not None else ""
-        exposed += [(name, version) for version in view.signed_by(fingerprint)]
+        exposed += [
+            (name, version)
+            for version in view.signed_by(fingerprint)
+            if version.repository == plan.change.repository
+        ]
     return Planned(plan.digest, table(plan), plan.raw, plan.findings, tuple(exposed))
 
 

@@ -15,7 +15,7 @@ from keyd.domain.policy import Action, Caller
 from keyd.domain.records import ReservationState
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
 from keyd.domain.rotation.plan import Plan
-from keyd.errors import ApprovalRequired, PolicyViolation
+from keyd.errors import ApprovalRequired, InvalidRequest, PolicyViolation
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand, denial
@@ -29,6 +29,7 @@ from keyd.services.rotation.wanted import Wanted
 from keyd.services.world import World
 
 DEFAULT_GRACE_S = 86_400
+GRACE_MAX_S = 366 * 86_400
 
 
 def start(
@@ -36,14 +37,21 @@ def start(
 ) -> Progress:
     """Begin a change whose plan, with this digest, was read; stolen keys stop signing at once.
 
-    They do so even if the rotation itself needs officers, who have to be found first.
+    They do so even if the rotation itself needs officers, who have to be found first. `grace_s`:
+    how long old keys stay usable after publication, 0 for the default.
 
-    Raises: NotAllowed (POLICY_DENIES) also where the caller may not make a key of the plan, or have
-    a role of it signed; PolicyViolation (PLAN_CHANGED, or what forbids the plan), AlreadyExists
-    (ROTATION_OPEN), ApprovalRequired (APPROVAL_REQUIRED).
+    Raises: InvalidRequest (GRACE_TOO_LONG); NotAllowed (POLICY_DENIES) also where the caller may
+    not make a key of the plan, or have a role of it signed; PolicyViolation (PLAN_CHANGED, or what
+    forbids the plan), AlreadyExists (ROTATION_OPEN), ApprovalRequired (APPROVAL_REQUIRED).
     """
     demand(world, caller, Action("RotationService.StartRotation", wanted.repository))
     check_comment(wanted.reason)
+    if grace_s > GRACE_MAX_S:
+        raise InvalidRequest(
+            "GRACE_TOO_LONG",
+            f"old keys stay usable for at most {GRACE_MAX_S} seconds, a year: a quorum can bring "
+            "them back later",
+        )
     plan, stolen = world.ledger.read(lambda view: _to_start(world, view, wanted, plan_digest))
     # The transactions below begin this very plan or none: its digest is looked at again there.
     demand_all(world, caller, plan)

@@ -19,7 +19,7 @@ from keyd.domain.payload import parse
 from keyd.domain.policy import Caller
 from keyd.domain.records_quorum import ProposalState
 from keyd.domain.rule_levels import rules_text
-from keyd.domain.trust import RoleRules, default_rules
+from keyd.domain.trust import EXPIRY_MAX_S, RoleRules, default_rules
 from keyd.errors import KeydError
 from keyd.ledger.verification.verify import verify_ledger
 from keyd.services import proposals
@@ -142,6 +142,13 @@ def test_expired_proposals_are_closed_by_the_next(
     assert closed.state is ProposalState.CANCELLED
 
 
+def test_rules_whose_latest_expiry_is_no_time_are_refused(world: World, author: Author) -> None:
+    rules = replace(default_rules("targets"), expiry_max_s=EXPIRY_MAX_S + 1)
+    refused(
+        "RULES_INVALID", set_role_rules, world, ADMIN, "demo", "targets", rules=rules, comment=""
+    )
+
+
 def test_only_loosening_rules_need_officers(world: World, author: Author) -> None:
     rules = default_rules("targets")
     tighter = replace(rules, expiry_max_s=rules.expiry_max_s - 1)
@@ -241,12 +248,22 @@ def test_keys_held_elsewhere_may_have_signed_what_is_voided(world: World, author
     refused("VOID_ELSEWHERE", propose, world, void_of(wrong))
     shown = propose(world, replace(void_of(wrong), elsewhere=2))
     assert (
-        "2 keys held elsewhere may have signed it"
+        "2 keys held elsewhere or stolen may have signed it"
         in operations.decode(shown.proposal.operation).words()
     )
     approve(world, shown, ANN, BEN)
     execute(world, ADMIN, shown.proposal.name)
     approved_root(world, author, {**wrong, "expires": "2031-06-03T00:00:00Z"}, "root-1", "root-2")
+
+
+def test_a_stolen_key_may_have_signed_what_is_voided(world: World, author: Author) -> None:
+    """Its thief needs only the signature that is recorded here, which callers may read."""
+    wrong = author.root(2)
+    approved_root(world, author, wrong, "root-1")
+    condemn = {"new": KeyState.COMPROMISED, "comment": "stolen"}
+    change_state(world, ADMIN, "KeyService.MarkKeyCompromised", "root-2", **condemn)
+    refused("VOID_ELSEWHERE", propose, world, void_of(wrong))
+    propose(world, replace(void_of(wrong), elsewhere=1))
 
 
 def test_one_signature_that_is_enough_is_never_voided(world: World, author: Author) -> None:

@@ -59,7 +59,10 @@ class Rotations:
         grace_s: int = 0,
         timeout_s: float | None = None,
     ) -> Rotation:
-        """Begin the change whose plan, with this digest, was read."""
+        """Begin the change whose plan, with this digest, was read.
+
+        `grace_s`: how long old keys stay usable after publication; 0 for a day, at most 366 days.
+        """
         request = StartRotationRequest(change=change, plan_sha256=plan_sha256, grace_s=grace_s)
         return self._connection.call(
             lambda channel: RotationServiceStub(channel).StartRotation, request, timeout_s

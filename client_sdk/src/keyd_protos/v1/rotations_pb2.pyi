@@ -231,7 +231,9 @@ class RotationChange(_message.Message):
     repository: _builtins.str
     """Repository. Required."""
     root_lifetime_s: _builtins.int
-    """Lifetime of the new root in seconds; 0: as long as the last one's."""
+    """Lifetime of the new root in seconds, cut to what the role's rules allow; 0: a year, or the
+    expiry of the last one if that is later.
+    """
     reason: _builtins.str
     """Why, for the record; at most 500 characters."""
     @_builtins.property
@@ -423,7 +425,9 @@ class StartRotationRequest(_message.Message):
     plan_sha256: _builtins.bytes
     """Digest of the plan that was read, 32 bytes."""
     grace_s: _builtins.int
-    """How long the old keys stay usable after publication, in seconds. Default: 86400 (one day)."""
+    """How long the old keys stay usable after publication, in seconds. Default: 86400 (one day);
+    at most 366 days (GRACE_TOO_LONG).
+    """
     @_builtins.property
     def change(self) -> Global___RotationChange:
         """The change, as it was planned."""
