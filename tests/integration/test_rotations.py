@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ from keyd.domain import dsse
 from keyd.domain.keys import Key, KeyState
 from keyd.domain.records_rotation import RotationState
 from keyd.domain.rehearsal import Act, Play
-from keyd.domain.trust import default_rules
-from keyd.errors import AlreadyExists, ApprovalRequired, InvalidRequest, KeydError, PolicyViolation
+from keyd.errors import AlreadyExists, ApprovalRequired, KeydError, PolicyViolation
 from keyd.services import proposals
 from keyd.services.audit import ensure_log_key
 from keyd.services.rotation import advancing, planning, retiring, starting
@@ -101,27 +99,6 @@ def test_two_rotations_are_never_open_at_once(world: World, author: Author) -> N
     begin(world, wanted)
     with pytest.raises((PolicyViolation, AlreadyExists), match="ROTATION_OPEN"):
         starting.start(world, ADMIN, other, digest, grace_s=0)
-
-
-def test_a_grace_time_that_nobody_lives_to_see_is_refused(world: World, author: Author) -> None:
-    """Added to a time, it would be none."""
-    wanted = rotation_of("timestamp", "timestamp", "timestamp-2")
-    digest = planning.plan(world, ADMIN, wanted).digest
-    with pytest.raises(InvalidRequest, match="GRACE_TOO_LONG"):
-        starting.start(world, ADMIN, wanted, digest, grace_s=starting.GRACE_MAX_S + 1)
-    started = starting.start(world, ADMIN, wanted, digest, grace_s=starting.GRACE_MAX_S)
-    go_on(world, started.rotation.name)
-    advancing.confirm_published(world, ADMIN, started.rotation.name)
-    assert retiring.retire_due(world) == 0
-
-
-def test_a_root_for_ever_lasts_as_long_as_its_rules_allow(world: World, author: Author) -> None:
-    wanted = replace(rotation_of("root", "root-1", "root-4"), root_lifetime_s=2**62)
-    name = carry_out(world, wanted).progress.rotation.name
-    content = json.loads(advancing.released_files(world, ADMIN, name)[0].content)
-    expires = datetime.fromisoformat(content["signed"]["expires"])
-    latest = world.clock.now() + timedelta(seconds=default_rules("root").expiry_max_s)
-    assert abs(latest - expires) < timedelta(hours=1)
 
 
 def test_a_plan_that_was_not_read_is_not_started(world: World, author: Author) -> None:

@@ -260,8 +260,8 @@ def test_a_stolen_key_may_have_signed_what_is_voided(world: World, author: Autho
     """Its thief needs only the signature that is recorded here, which callers may read."""
     wrong = author.root(2)
     approved_root(world, author, wrong, "root-1")
-    condemn = {"new": KeyState.COMPROMISED, "comment": "stolen"}
-    change_state(world, ADMIN, "KeyService.MarkKeyCompromised", "root-2", **condemn)
+    condemn = "KeyService.MarkKeyCompromised"
+    change_state(world, ADMIN, condemn, "root-2", new=KeyState.COMPROMISED, comment="stolen")
     refused("VOID_ELSEWHERE", propose, world, void_of(wrong))
     propose(world, replace(void_of(wrong), elsewhere=1))
 
