@@ -31,6 +31,8 @@ _FOREIGN = (
 )
 # A key that was not found may have been unreadable for a moment: it is looked for again soon.
 _LOOK_AGAIN_S = 2.0
+# What may mean that this one key is gone, and says nothing of the token's other keys.
+_OF_ONE_KEY = (Failure.KIND_KEY_NOT_FOUND, Failure.KIND_KEY_AMBIGUOUS)
 
 
 class Holdings:
@@ -86,14 +88,17 @@ class Holdings:
         elif self._shows_keys or self._was_foreign:
             raise NotReady(TokenState.OFFLINE, _FOREIGN)
 
-    def take_stock(self) -> None:
+    def take_stock(self, *, afresh: bool = False) -> None:
         """Compare token and catalogue; the first time, test every pair.
 
+        `afresh`: the module was initialised and logged in just now. Only then does an empty token
+        count as another one: after a replug searches may come back empty until then.
         Raises: NotReady (none of our keys is here), SelfCheckFailed.
         """
         registered = self._registered()
         stock = reconcile(registered, self._ask.inventory())
-        self._was_foreign = stock.foreign
+        if afresh or not stock.foreign:
+            self._was_foreign = stock.foreign
         if stock.foreign:
             raise NotReady(TokenState.OFFLINE, _FOREIGN)
         self._notice_loss(registered, stock)
@@ -123,13 +128,24 @@ class Holdings:
             raise NotReady(TokenState.OFFLINE, "the token shows no private key any more")
 
     def check_canary(self) -> None:
-        """Only a signature shows that a token works. Raises: WorkerRefused, SelfCheckFailed."""
-        if self._canary is None:
-            self._ask.probe()
-            return
-        for failure in self._ask.self_check([self._canary]).values():
+        """Only a signature shows that a token works.
+
+        If the key that is to make it is gone, stock is taken and another one makes it.
+        Raises: WorkerRefused, NotReady, SelfCheckFailed.
+        """
+        failure = self._canary_failure()
+        if failure is not None and failure.kind in _OF_ONE_KEY:
+            self.take_stock()
+            failure = self._canary_failure()
+        if failure is not None:
             raise WorkerRefused(failure)
         self._canary_due = time.monotonic() + self._config.canary_interval_s
+
+    def _canary_failure(self) -> Failure | None:
+        if self._canary is None:
+            self._ask.probe()
+            return None
+        return self._ask.self_check([self._canary]).get(self._canary.name)
 
     def check_what_is_due(self, now: float) -> None:
         """One look at an idle token: its keys, a signature, or just its presence."""
@@ -141,12 +157,15 @@ class Holdings:
             self._ask.probe()
 
     def check_all(self) -> None:
-        """The keys and a signature, after a request failed.
+        """A signature and the keys, after a request failed.
 
-        In this order: the key that signed for the token so far may be the one that is gone.
+        In this order: a token that hangs is found out by a signature within seconds, while an
+        inventory may take minutes.
         """
-        self.take_stock()
+        self.expire()
         self.check_canary()
+        if not self._stock_due:
+            self.take_stock()
 
     def expire(self) -> None:
         """Make the next look compare the keys."""

@@ -51,7 +51,7 @@ class Ladder:
         self._holdings.check_identity(opened)
         if opened.login_required:
             self._log_in(opened, operator)
-        self._holdings.take_stock()
+        self._holdings.take_stock(afresh=True)
         # Not before: which key to try is known only now.
         self._holdings.check_canary()
         self._holdings.pin_identity(opened)

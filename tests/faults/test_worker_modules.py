@@ -25,6 +25,7 @@ from tests.fleets import (
     sign_when_back,
     wait_for_state,
     wait_until,
+    worker_pids,
 )
 from tests.tally import Promise, tallied
 
@@ -144,6 +145,28 @@ def test_a_hang_ends_at_the_callers_deadline_and_spares_others(
         sign_one(sick, sick_key)
         tally.recovered(time.monotonic() - started)
     assert well.calls("C_Login") == 1
+
+
+def test_a_hang_after_a_failure_ends_as_soon_as_any_other(
+    shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    """The look at a token that failed is bounded by a signature, not by an inventory's minutes."""
+    with running(shim.config(), journal=journal) as fleet:
+        key = make_key(fleet.get("test"), journal)
+    # Known from the start, the key is the one that the token is looked at with.
+    with running(shim.config(sign_timeout_s=1.0), journal=journal) as fleet:
+        token = fleet.get("test")
+        sign_one(token, key)
+        [worker] = worker_pids()
+        for function in (*FUNCTIONS, "C_FindObjectsInit"):
+            shim.always(function, "hang")
+        # The one failure that the worker itself does not try to mend.
+        shim.once("C_SignInit", f"rv {CODES['USER_NOT_LOGGED_IN']:x} early")
+        [outcome] = token.sign([item(key)], 1.0)
+        assert isinstance(outcome, KeydError)
+        wait_until(lambda: worker not in worker_pids(), "the worker's end")
+        shim.behave()
+        sign_when_back(token, key)
 
 
 @pytest.mark.parametrize("function", ["C_Initialize", "C_OpenSession", "C_Login", "C_FindObjects"])

@@ -168,6 +168,11 @@ with token.open(rw=True, user_pin=pin) as session:
         theirs[Attribute.ID] = b"aside"
         mine[Attribute.ID] = bytes.fromhex(other)
         theirs[Attribute.ID] = bytes.fromhex(one)
+    elif action == "hide":
+        for key in (one, other):
+            for each in objects(both[1], key):
+                each.copy({Attribute.PRIVATE: True})
+                each.destroy()
 """
 
 
@@ -224,6 +229,29 @@ def test_a_deleted_key_is_missing_and_its_neighbours_sign(tampering: Attack) -> 
     sign_one(token, other)
     assert token.status().state is TokenState.ONLINE
     assert token.status().since == since
+
+
+def test_a_token_that_hides_its_keys_before_the_login_returns(
+    shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    """After a replug SoftHSM finds nothing until C_Initialize: that is no other token."""
+    tokens = shim.token.directory / "tokens"
+    with running(shim.config(), journal=journal) as fleet:
+        key = make_key(fleet.get("test"), journal)
+    tamper(shim.token, "hide", key, key)
+    with running(shim.config(probe_interval_s=60.0), journal=journal) as fleet:
+        token = fleet.get("test")
+        sign_one(token, key)
+        tokens.rename(shim.token.directory / "away")
+        # The module notices, and nobody else: a search that finds nothing is no trouble.
+        with pytest.raises(NotFound):
+            token.find(key.cka_id, PATIENCE_S)
+        assert token.status().state is TokenState.ONLINE
+        (shim.token.directory / "away").rename(tokens)
+        sign_when_back(token, key)
+        wait_for_state(token, TokenState.ONLINE)
+        assert token.status().missing_keys == ()
+        assert shim.calls("C_Login") == 3
 
 
 def test_a_doubled_key_is_refused(tampering: Attack) -> None:
