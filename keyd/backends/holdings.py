@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -18,12 +18,13 @@ from keyd.backends.reconcile import (
     identity_of,
     reconcile,
 )
+from keyd.backends.set_aside import SetAside, of_one_key
 from keyd.backends.state import StateBoard
 from keyd.domain.keys import Key, KeyState
 from keyd.domain.records import TokenIdentity
 from keyd.domain.tokens import TokenState
 from keyd.ports import TokenJournal
-from keyd.wire.worker_pb2 import Failure, Opened
+from keyd.wire.worker_pb2 import Opened
 
 _FOREIGN = (
     "none of the registered keys is on this token: it was re-initialised, or it is another one "
@@ -31,13 +32,12 @@ _FOREIGN = (
 )
 # A key that was not found may have been unreadable for a moment: it is looked for again soon.
 _LOOK_AGAIN_S = 2.0
-# What may mean that this one key is gone, and says nothing of the token's other keys.
-_OF_ONE_KEY = (Failure.KIND_KEY_NOT_FOUND, Failure.KIND_KEY_AMBIGUOUS)
 
 
 class Holdings:
     """`unusable` maps registered keys that may not sign to the reason.
 
+    A key that refuses to sign while another one signs is set aside until it signs again.
     `seen` are keys that this token has had: registered ones, and those that signed or were made.
     Every method may raise WorkerRefused, WorkerLost and what the journal raises.
     """
@@ -51,6 +51,8 @@ class Holdings:
         self._board = board
         self.seen: set[Identity] = set()
         self.unusable: Mapping[Identity, str] = MappingProxyType({})
+        self._stock = Reconciled()
+        self._aside = SetAside()
         self._canary: Key | None = None
         self._tested_all = False
         self._shows_keys = False
@@ -89,11 +91,11 @@ class Holdings:
             raise NotReady(TokenState.OFFLINE, _FOREIGN)
 
     def take_stock(self, *, afresh: bool = False) -> None:
-        """Compare token and catalogue; the first time, test every pair.
+        """Compare token and catalogue; the first time, test every pair, then those set aside.
 
         `afresh`: the module was initialised and logged in just now. Only then does an empty token
         count as another one: after a replug searches may come back empty until then.
-        Raises: NotReady (none of our keys is here), SelfCheckFailed.
+        Raises: NotReady (none of our keys is here), WorkerRefused (none signs), SelfCheckFailed.
         """
         registered = self._registered()
         stock = reconcile(registered, self._ask.inventory())
@@ -102,18 +104,29 @@ class Holdings:
         if stock.foreign:
             raise NotReady(TokenState.OFFLINE, _FOREIGN)
         self._notice_loss(registered, stock)
-        if not self._tested_all:
-            stock = _without(stock, self._ask.self_check(stock.present))
-            self._tested_all = True
+        self._aside = self._aside.only(registered)
+        self._test(self._aside.to_test(stock.present) if self._tested_all else stock.present)
+        if failure := self._aside.failure_of_the_token(stock):
+            raise WorkerRefused(failure)
+        self._tested_all = True
         self.seen.update(map(identity_of, registered))
-        self.unusable = MappingProxyType(stock.unusable)
-        self._canary = canary(stock.present)
+        self._stock = stock
+        self._sort_out()
+
+    def _test(self, keys: Sequence[Key]) -> None:
+        self._aside = self._aside.tested(keys, self._ask.self_check(keys))
+
+    def _sort_out(self) -> None:
+        """Conclude from the last stock and the keys set aside who may sign, and tell it."""
+        able = self._aside.without(self._stock)
+        self.unusable = MappingProxyType(able.unusable)
+        self._canary = canary(able.present)
         wait_s = self._config.inventory_interval_s
-        if stock.missing_keys:
+        if able.missing_keys:
             wait_s = min(wait_s, _LOOK_AGAIN_S)
         self._stock_due = time.monotonic() + wait_s
         self._board.describe(
-            lambda status: replace(status, strays=stock.strays, missing_keys=stock.missing_keys)
+            lambda status: replace(status, strays=able.strays, missing_keys=able.missing_keys)
         )
 
     def _notice_loss(self, registered: list[Key], stock: Reconciled) -> None:
@@ -130,22 +143,29 @@ class Holdings:
     def check_canary(self) -> None:
         """Only a signature shows that a token works.
 
-        If the key that is to make it is gone, stock is taken and another one makes it.
-        Raises: WorkerRefused, NotReady, SelfCheckFailed.
+        If the key that is to make it refuses for its own sake, it is set aside and the next one
+        tries. Raises: WorkerRefused, NotReady, SelfCheckFailed.
         """
-        failure = self._canary_failure()
-        if failure is not None and failure.kind in _OF_ONE_KEY:
-            self.take_stock()
-            failure = self._canary_failure()
-        if failure is not None:
-            raise WorkerRefused(failure)
-        self._canary_due = time.monotonic() + self._config.canary_interval_s
+        refused = False
+        while (key := self._canary) is not None:
+            failures = self._ask.self_check([key])
+            if not failures:
+                self._canary_due = time.monotonic() + self._config.canary_interval_s
+                return
+            if not of_one_key(failures[key.name]):
+                raise WorkerRefused(failures[key.name])
+            self._aside = self._aside.tested([key], failures)
+            if refused:
+                self._sort_out()
+            else:
+                # It may be gone, and others with it.
+                self.take_stock()
+            refused = True
+        self._ask.probe()
 
-    def _canary_failure(self) -> Failure | None:
-        if self._canary is None:
-            self._ask.probe()
-            return None
-        return self._ask.self_check([self._canary]).get(self._canary.name)
+    def test_all_again(self) -> None:
+        """Have the next stock test every pair: one that fails alone is to be set aside."""
+        self._tested_all = False
 
     def check_what_is_due(self, now: float) -> None:
         """One look at an idle token: its keys, a signature, or just its presence."""
@@ -183,14 +203,3 @@ class Holdings:
     def _registered(self) -> list[Key]:
         keys = self._journal.keys(self._config.name)
         return [key for key in keys if key.state is not KeyState.DESTROYED]
-
-
-def _without(stock: Reconciled, refused: Mapping[str, Failure]) -> Reconciled:
-    broken = [key for key in stock.present if key.name in refused]
-    return replace(
-        stock,
-        present=tuple(key for key in stock.present if key.name not in refused),
-        unusable=stock.unusable
-        | {identity_of(key): f"it does not sign ({refused[key.name].code})" for key in broken},
-        missing_keys=tuple(sorted({*stock.missing_keys, *refused})),
-    )

@@ -52,8 +52,13 @@ class Ladder:
         if opened.login_required:
             self._log_in(opened, operator)
         self._holdings.take_stock(afresh=True)
-        # Not before: which key to try is known only now.
-        self._holdings.check_canary()
+        try:
+            # Not before: which key to try is known only now.
+            self._holdings.check_canary()
+        except WorkerRefused:
+            # The token let us in: perhaps only this key fails.
+            self._holdings.test_all_again()
+            raise
         self._holdings.pin_identity(opened)
         return opened
 

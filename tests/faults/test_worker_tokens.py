@@ -277,3 +277,36 @@ def test_a_swapped_pair_signs_nothing_wrong(tampering: Attack) -> None:
                 verify(key.public_der, key.scheme, b"message", outcome)
             else:
                 assert isinstance(outcome, SelfCheckFailed | NotFound)
+
+
+def stays_online(token: WorkerToken, healthy: Key, broken: set[str]) -> None:
+    """For three seconds of looking at everything all the time, and signing now and then."""
+    since = token.status().since
+    for _ in range(30):
+        sign_one(token, healthy)
+        assert set(token.status().missing_keys) == broken
+        assert (token.status().state, token.status().since) == (TokenState.ONLINE, since)
+        time.sleep(0.1)
+
+
+OFTEN = {"probe_interval_s": 0.05, "canary_interval_s": 0.1, "inventory_interval_s": 0.1}
+
+
+def test_two_swapped_keys_keep_no_other_key_from_signing(
+    shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    """Nor do they cost a login. Set right, they sign again."""
+    with running(shim.config(), journal=journal) as fleet:
+        keys = [make_key(fleet.get("test"), journal) for _ in range(3)]
+    one, other, healthy = sorted(keys, key=lambda key: key.name)
+    tamper(shim.token, "swap", one, other)
+    with running(shim.config(**OFTEN), journal=journal) as fleet:
+        token = fleet.get("test")
+        stays_online(token, healthy, {one.name, other.name})
+        for outcome in token.sign([item(one), item(other)], PATIENCE_S):
+            assert isinstance(outcome, NotFound)
+        tamper(shim.token, "swap", one, other)
+        wait_until(lambda: token.status().missing_keys == (), "the keys to be tested again")
+        for key in keys:
+            sign_one(token, key)
+    assert shim.calls("C_Login") == 2

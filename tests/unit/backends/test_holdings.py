@@ -1,0 +1,141 @@
+"""Which key speaks for a token, and what one key's refusal to sign says of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from keyd.backends.config import TokenConfig
+from keyd.backends.dialogue import WorkerRefused
+from keyd.backends.events import EventBus
+from keyd.backends.holdings import Holdings
+from keyd.backends.reconcile import identity_of
+from keyd.backends.state import StateBoard
+from keyd.domain.keys import Key, Scheme
+from keyd.domain.tokens import FoundKey
+from keyd.wire.worker_pb2 import Failure
+from tests.fakes import MemoryTokenJournal
+
+BROKEN = Failure(kind=Failure.KIND_PAIR_BROKEN, code="PAIR_TEST")
+DISABLED = Failure(kind=Failure.KIND_NOT_SUPPORTED, code="MechanismInvalid")
+FAILED = Failure(kind=Failure.KIND_TOKEN_FAILED, code="GeneralError")
+
+
+class Clock:
+    def now(self) -> datetime:
+        return datetime(2030, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Token:
+    """In place of the dialogue: shows every key, refuses by those of `refusing`, counts tests."""
+
+    def __init__(self) -> None:
+        self.found: list[FoundKey] = []
+        self.refusing: dict[str, Failure] = {}
+        self.tested: list[str] = []
+
+    def inventory(self) -> tuple[FoundKey, ...]:
+        return tuple(self.found)
+
+    def probe(self) -> None: ...
+
+    def self_check(self, keys: Sequence[Key]) -> dict[str, Failure]:
+        self.tested += [key.name for key in keys]
+        return {key.name: self.refusing[key.name] for key in keys if key.name in self.refusing}
+
+
+class Rig:
+    """Three keys; `a` is the one that speaks for the token."""
+
+    def __init__(self) -> None:
+        journal = MemoryTokenJournal()
+        self.token = Token()
+        self.board = StateBoard("hsm", Clock(), EventBus())
+        config = TokenConfig("hsm", Path("/module.so"), "pkcs11:token=hsm")
+        self.holdings = Holdings(config, journal, self.token, self.board)  # type: ignore[arg-type]
+        self.keys: dict[str, Key] = {}
+        for name in "abc":
+            found = FoundKey(
+                cka_id=name.encode(),
+                label=name,
+                public_der=b"public " + name.encode(),
+                scheme=Scheme.ECDSA_P256,
+                rsa_bits=0,
+                healthy=True,
+                problem="",
+            )
+            self.token.found.append(found)
+            self.keys[name] = journal.register("hsm", name, found)
+
+    def unusable(self) -> str:
+        """The names of the keys that may not sign; the status tells the same ones."""
+        reasons = self.holdings.unusable
+        names = [name for name, key in self.keys.items() if identity_of(key) in reasons]
+        assert self.board.status.missing_keys == tuple(names)
+        return "".join(names)
+
+    def look(self) -> str:
+        """Keys and a signature; the names of the keys that were tested."""
+        self.token.tested.clear()
+        self.holdings.take_stock()
+        self.holdings.check_canary()
+        return "".join(self.token.tested)
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+@pytest.mark.parametrize("why", [BROKEN, DISABLED, FAILED])
+def test_a_key_that_does_not_sign_at_the_start_stays_aside(rig: Rig, why: Failure) -> None:
+    rig.token.refusing["a"] = why
+    assert rig.look() == "abcb"
+    for _ in range(3):
+        assert rig.look() == "ab"
+        assert rig.unusable() == "a"
+    del rig.token.refusing["a"]
+    assert rig.look() == "aa"
+    assert rig.unusable() == ""
+
+
+@pytest.mark.parametrize("why", [BROKEN, DISABLED])
+def test_a_key_that_stops_signing_leaves_its_place_to_the_next(rig: Rig, why: Failure) -> None:
+    rig.look()
+    rig.token.refusing.update(a=why, b=why)
+    rig.holdings.check_canary()
+    assert rig.unusable() == "ab"
+
+
+def test_a_failure_that_may_be_the_tokens_is_no_keys_fault(rig: Rig) -> None:
+    rig.look()
+    rig.token.refusing["a"] = FAILED
+    with pytest.raises(WorkerRefused):
+        rig.holdings.check_canary()
+    assert rig.unusable() == ""
+
+
+def test_a_key_that_fails_after_a_recovery_is_told_from_a_failing_token(rig: Rig) -> None:
+    rig.look()
+    rig.token.refusing["a"] = FAILED
+    rig.holdings.test_all_again()
+    assert rig.look() == "abcb"
+    assert rig.unusable() == "a"
+    rig.token.refusing.update(b=FAILED, c=FAILED)
+    rig.holdings.test_all_again()
+    with pytest.raises(WorkerRefused):
+        rig.look()
+
+
+def test_keys_that_all_refuse_for_their_own_sake_leave_a_token_that_works(rig: Rig) -> None:
+    """New ones can be made on it."""
+    rig.token.refusing.update(a=BROKEN, b=BROKEN, c=DISABLED)
+    assert rig.look() == "abc"
+    assert rig.unusable() == "abc"
