@@ -69,6 +69,7 @@ class RequestQueue:
         self._estimates: dict[str, float] = {}
         self._channel: Channel | None = None
         self._running = False
+        self._slow_last = False
         self._refusal: Refusal | None = None
         self._requests = self._frames = self._answers = 0
 
@@ -297,12 +298,29 @@ class RequestQueue:
 
     def _next_frame(self) -> list[Call]:
         flight = self._flight
-        alone = flight.sessions == 1
-        if self._slow and flight.slow < max(flight.sessions - 1, 1) and not (alone and flight):
+        if flight.sessions == 1:
+            return self._next_of_one_session()
+        if self._slow and flight.slow < flight.sessions - 1:
             return [self._slow.popleft()]
-        # A single session must not have quick requests behind a slow one: they would look hung.
-        if (alone and flight.slow) or flight.frames > flight.sessions:
+        return [] if flight.frames > flight.sessions else self._quick_frame()
+
+    def _next_of_one_session(self) -> list[Call]:
+        """Slow and quick requests never share its time: quick ones behind slow would look hung.
+
+        Where both wait they take turns, a frame each, so that neither starves the other.
+        """
+        slow_next = self._slow and not (self._slow_last and self._quick)
+        if self._flight.slow or (slow_next and self._flight):
             return []
+        if slow_next:
+            self._slow_last = True
+            return [self._slow.popleft()]
+        if self._flight.frames > 1:
+            return []
+        self._slow_last = False
+        return self._quick_frame()
+
+    def _quick_frame(self) -> list[Call]:
         calls: list[Call] = []
         work_s, size = 0.0, 0
         while self._quick and len(calls) < MAX_REQUESTS_PER_FRAME:

@@ -274,6 +274,33 @@ def test_no_request_waits_behind_a_generation_on_a_single_session() -> None:
     assert rig.wire.sizes() == [1, 2]
 
 
+def test_slow_and_quick_requests_take_turns_on_a_single_session() -> None:
+    """Neither steady signing nor several generations in a row keep the others out."""
+    rig = Rig(sessions=1).learnt()
+    rig.submit(1)
+    rig.submit(1)
+    for _ in range(2):
+        rig.queue.submit([generate()], 60.0, 60.0)
+    for answered in range(10):
+        # A client is always there with the next one.
+        rig.submit(1)
+        rig.wire.answer(rig.wire.sent[answered])
+    kinds = [each[0].WhichOneof("kind") for each in rig.wire.sent[:7]]
+    assert kinds == ["sign", "sign", "generate", "sign", "generate", "sign", "sign"]
+
+
+def test_a_slow_request_that_is_withdrawn_holds_nobody_up() -> None:
+    rig = Rig(sessions=1).learnt()
+    rig.submit(1)
+    slow = rig.queue.submit([generate()], 60.0, 60.0)
+    rig.submit(1)
+    assert rig.wire.sizes() == [1]
+    rig.queue.give_up(slow)
+    rig.wire.answer_all()
+    assert rig.wire.sizes() == [1, 1]
+    assert rig.queue.idle()
+
+
 def test_two_sessions_sign_beside_one_generation_but_not_two() -> None:
     rig = Rig(sessions=2).learnt()
     for _ in range(2):
