@@ -17,7 +17,8 @@ _RECEIVE_BYTES = 256 * 1024
 class Channel:
     """Owns the socket. `answered` and `closed` are called on the channel's reading thread.
 
-    `closed` is called exactly once, whoever ended it, with words for an operator.
+    Nothing is read before `start`. From then on `closed` is called exactly once, whoever ended it,
+    with words for an operator.
     """
 
     def __init__(
@@ -33,6 +34,9 @@ class Channel:
         self._backlog = bytearray()
         self._writer: threading.Thread | None = None
         self._ended = False
+
+    def start(self) -> None:
+        """Begin to read: whoever is to be told of the end is ready for it."""
         threading.Thread(target=self._read, name="keyd-token-read", daemon=True).start()
 
     def send(self, frame: bytes) -> None:

@@ -60,6 +60,9 @@ class WorkerLink:
         channel = Channel(worker.socket, self._queue.answered, self._lost)
         self._queue.attach(channel)
         self._current = _Current(worker, channel)
+        # Not before: the end of a worker that dies at once would be told of a channel that nobody
+        # knows, and whoever asks it next would wait in vain.
+        channel.start()
         _log.info("token_worker_started", token=config.name, pid=worker.pid, sandbox=config.sandbox)
         if config.sandbox == "off":
             _log.warning("token_sandbox_off", token=config.name, pid=worker.pid)

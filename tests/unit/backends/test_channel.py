@@ -25,6 +25,7 @@ class Ends:
         self.answers: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         self.closings: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.channel = Channel(ours, self._answered, lambda _, reason: self.closings.put(reason))
+        self.channel.start()
 
     def _answered(self, responses: Sequence[Response]) -> None:
         ids = [each.id for each in responses]
