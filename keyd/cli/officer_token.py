@@ -21,6 +21,7 @@ from keyd.cli.pins import read_pin, typed_pin
 from keyd.domain.keys import Key
 from keyd.domain.officers import OfficerKey, OfficerKeyKind
 from keyd.domain.records import PinAttempt, TokenIdentity
+from keyd.domain.token_uri import parse_token_uri
 from keyd.domain.tokens import FoundKey, SignItem, TokenState
 from keyd.errors import BackendUnavailable, InvalidRequest
 
@@ -94,6 +95,7 @@ def opened_token(
 
     Raises: KeydError, click.UsageError.
     """
+    _refuse_pin_source(address)
     # The worker's comings and goings are no news here, and stdout is for data.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
@@ -118,6 +120,16 @@ def opened_token(
         yield TokenSigner(token, _chosen(token.inventory(_SIGN_S), key_id))
     finally:
         fleet.stop()
+
+
+def _refuse_pin_source(address: str) -> None:
+    # Nothing here remembers a rejected PIN: each run would present the same file's once more.
+    if parse_token_uri(address).pin_source:
+        raise InvalidRequest(
+            "OFFICER_PIN_SOURCE",
+            "an officer's PIN is typed each time, never taken from a file that is named for good: "
+            "leave pin-source out of --key, and type the PIN or hand it over by --pin-fd",
+        )
 
 
 def _unlock(token: WorkerToken, pin_fd: int | None, address: str) -> None:

@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from keyd.ledger.verification.verify import verify_ledger
 from tests.daemon import Installation
 from tests.officer_site import new_person
 from tests.running import KEYD, Done, clean_environment, keyd
-from tests.softhsm import create_softhsm
+from tests.softhsm import create_softhsm, write_secret
 
 PATIENCE_S = 30.0
 
@@ -156,6 +157,29 @@ def test_a_pin_is_typed_on_the_terminal_and_not_shown(tmp_path: Path) -> None:
     os.close(ours)
     assert person.token.pin.encode() not in shown
     assert out.read_bytes() == person.pem.read_bytes()
+
+
+_TRIES_ARE_LOW = """
+import sys
+import pkcs11
+token = pkcs11.lib(sys.argv[1]).get_token(token_label=sys.argv[2])
+print(pkcs11.TokenFlag.USER_PIN_COUNT_LOW in token.flags)
+"""
+
+
+def test_a_pin_file_in_the_address_is_not_presented(tmp_path: Path) -> None:
+    """These commands remember nothing: each would spend one more try on a wrong PIN."""
+    token = new_person(tmp_path, "alice").token
+    wrong = write_secret(tmp_path / "wrong-pin", "not the PIN")
+    command = ["officer", "key", "--key", f"{token.uri}?pin-source=file:{wrong}"]
+    command += ["--module", str(token.module), "--out", str(tmp_path / "out.pem")]
+    done = keyd(*command, environment=token.env)
+    assert (done.code, "OFFICER_PIN_SOURCE" in done.err) == (1, True), done.err
+    look = [sys.executable, "-c", _TRIES_ARE_LOW, str(token.module), token.label]
+    seen = subprocess.run(
+        look, env=os.environ | token.env, check=True, capture_output=True, timeout=PATIENCE_S
+    )
+    assert seen.stdout.strip() == b"False"
 
 
 def _read(terminal: int, until: bytes) -> bytes:
