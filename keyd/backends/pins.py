@@ -3,6 +3,10 @@
 A PIN that a machine may present is presented once; the attempt is durable before C_Login. Accepted,
 it is cleared. Rejected, or if nobody knows how it ended, the record stays and no machine tries
 again until an operator does.
+
+A PIN that an operator types says nothing of a credential file that was rejected: the file stays
+barred until an operator has it presented and it is accepted. Whether it has changed meanwhile is
+not asked: systemd writes credentials anew at every start.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from keyd.domain.tokens import TokenState
 from keyd.ports import TokenJournal
 from keyd.wire.worker_pb2 import Failure, Login, PinState
 
+_TYPED = "typed"
 _LOCKED = "the token has locked its user PIN; reset it as its security officer"
 
 
@@ -59,16 +64,30 @@ class PinRules:
         """Log in by the credential file, if a machine may. Raises: NotReady, KeydError."""
         attempt = self._journal.pin_attempt(self._token)
         state = TokenState.PIN_LOCKED if pin.locked else TokenState.PIN_REQUIRED
-        if attempt is not None:
-            what = "was rejected" if attempt.rejected else "had an unknown outcome"
+        if attempt is not None and attempt.details.get("source") == _TYPED:
             raise NotReady(
                 state,
-                f"the PIN presented at {attempt.at:%Y-%m-%dT%H:%M:%SZ} {what}; it is not presented "
-                f"again until an operator unlocks: keyd token unlock {self._token}",
+                f"the PIN {_how_it_ended(attempt)}; it is not presented again until an operator "
+                f"unlocks: keyd token unlock {self._token}",
             )
+        if attempt is not None and credential is not None:
+            raise NotReady(state, self.barred())
         if credential is None:
             raise NotReady(state, f"an operator unlocks it: keyd token unlock {self._token}")
         self._present(Login(credential_file=credential), "credential", present)
+
+    def barred(self) -> str:
+        """Why no machine presents the configured PIN, for an operator; "" if one may.
+
+        Raises: KeydError.
+        """
+        mark = _file_mark(self._journal.pin_attempt(self._token))
+        if mark is None:
+            return ""
+        return (
+            f"the configured PIN {_how_it_ended(mark)}; correct its file, then have it presented "
+            f"once: keyd token unlock {self._token} --retry-configured"
+        )
 
     def operator_login(self, login: Login, source: str, present: Callable[[Login], None]) -> None:
         """Log in once because an operator asked. Raises: NotReady, KeydError."""
@@ -77,19 +96,20 @@ class PinRules:
 
     def _present(self, login: Login, source: str, present: Callable[[Login], None]) -> None:
         before = self._journal.pin_attempt(self._token)
+        mark = _file_mark(before) if source == _TYPED else None
         attempt = PinAttempt(
             token=self._token,
             credential=secrets.token_hex(16),
             rejected=False,
             at=self._now(),
-            details={"source": source},
+            details={"source": source} | _carried(mark),
         )
         self._journal.record_pin_attempt(attempt, self._token)
         try:
             present(login)
         except LoginFailed as failed:
             raise self._settle(failed.failure, attempt, before) from failed
-        self._journal.record_pin_attempt(None, self._token)
+        self._journal.record_pin_attempt(mark, self._token)
 
     def _settle(
         self, failure: Failure | None, attempt: PinAttempt, before: PinAttempt | None
@@ -103,6 +123,36 @@ class PinRules:
             self._journal.record_pin_attempt(replace(attempt, rejected=True), self._token)
             return _rejected(failure)
         return _unknown(f"the token answered {failure.code} to the login")
+
+
+def _file_mark(attempt: PinAttempt | None) -> PinAttempt | None:
+    """What is on record against the credential file, also below a typed PIN's own attempt."""
+    if attempt is None or attempt.details.get("source") != _TYPED:
+        return attempt
+    if "file_at" not in attempt.details:
+        return None
+    return replace(
+        attempt,
+        credential=attempt.details["file_credential"],
+        rejected=attempt.details["file_rejected"] == "yes",
+        at=datetime.fromisoformat(attempt.details["file_at"]),
+        details={"source": "credential"},
+    )
+
+
+def _carried(mark: PinAttempt | None) -> dict[str, str]:
+    if mark is None:
+        return {}
+    return {
+        "file_credential": mark.credential,
+        "file_rejected": "yes" if mark.rejected else "unknown",
+        "file_at": mark.at.isoformat(),
+    }
+
+
+def _how_it_ended(attempt: PinAttempt) -> str:
+    what = "was rejected" if attempt.rejected else "had an unknown outcome"
+    return f"presented at {attempt.at:%Y-%m-%dT%H:%M:%SZ} {what}"
 
 
 def _not_presented(failure: Failure) -> NotReady:

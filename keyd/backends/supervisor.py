@@ -77,6 +77,7 @@ class Supervisor:
         ask = Dialogue(config, uri, self.queue)
         self.holdings = Holdings(config, journal, ask, board)
         pins = PinRules(config.name, journal, board.now)
+        self._pins = pins
         self._ladder = Ladder(config, self._link, ask, self.holdings, pins)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._quarantined = False
@@ -380,4 +381,4 @@ class Supervisor:
             raise PinRejected(stopped.reason, f"token {self._config.name}: {stopped.detail}")
         if stopped is not None:
             raise self._refusal()
-        return self._board.status
+        return replace(self._board.status, detail=self._pins.barred())

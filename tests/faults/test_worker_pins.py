@@ -79,15 +79,33 @@ def test_an_operator_sets_a_rejected_pin_right(
         assert refused(token, "wrong again") == "PIN_REJECTED"
         assert refused(token, None) == "PIN_REJECTED"
         assert wrong_pin.calls("C_Login") == 3
-        assert unlock(token, wrong_pin.token.pin) is TokenState.ONLINE
+        unlocked = token.unlock(bytearray(wrong_pin.token.pin.encode()), PATIENCE_S)
+        assert unlocked.state is TokenState.ONLINE
+        assert "--retry-configured" in unlocked.detail
+        assert token.status().detail == ""
         key = make_key(token, journal)
         sign_one(token, key)
-        assert journal.pin_attempt("test") is None
-    # Accepted once, a machine may again: but it has the wrong one, and learns that once.
+        # The typed PIN dies with the worker, and the file is not presented in its place.
+        wrong_pin.once("C_Sign", "abort")
+        [outcome] = token.sign([item(key)], PATIENCE_S)
+        assert isinstance(outcome, BackendUnavailable)
+        wait_for_state(token, TokenState.PIN_REQUIRED)
     for _ in range(2):
         with running(wrong_pin.config(), journal=journal) as fleet:
-            assert fleet.get("test").status().state is TokenState.PIN_REQUIRED
-    assert wrong_pin.calls("C_Login") == 5
+            token = fleet.get("test")
+            assert token.status().state is TokenState.PIN_REQUIRED
+            assert "--retry-configured" in token.status().detail
+    assert wrong_pin.calls("C_Login") == 4
+    wrong_pin.token.pin_file.unlink()
+    write_secret(wrong_pin.token.pin_file, wrong_pin.token.pin)
+    for expected in (TokenState.PIN_REQUIRED, TokenState.ONLINE):
+        with running(wrong_pin.config(), journal=journal) as fleet:
+            token = fleet.get("test")
+            assert token.status().state is expected
+            if expected is TokenState.PIN_REQUIRED:
+                # A machine does not ask what has become of the file; an operator has it presented.
+                assert token.unlock(None, PATIENCE_S).state is TokenState.ONLINE
+    assert wrong_pin.calls("C_Login") == 6
 
 
 def test_without_a_pin_source_only_an_operator_unlocks(

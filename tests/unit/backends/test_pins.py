@@ -61,9 +61,10 @@ def machine(rules: PinRules, token: Token, credential: str | None = FILE) -> Not
     return None
 
 
-def operator(rules: PinRules, token: Token) -> NotReady | None:
+def operator(rules: PinRules, token: Token, login: Login | None = None) -> NotReady | None:
+    login = login or Login(typed=b"1234")
     try:
-        rules.operator_login(Login(typed=b"1234"), "typed", token.present)
+        rules.operator_login(login, login.WhichOneof("pin") or "", token.present)
     except NotReady as why:
         return why
     return None
@@ -123,6 +124,57 @@ def test_one_that_was_never_presented_leaves_no_mark(
     assert journal.pin_attempt("hsm") is None
 
 
+def test_a_typed_pin_that_is_accepted_clears_what_was_typed_before(
+    rules: PinRules, token: Token, journal: MemoryTokenJournal
+) -> None:
+    token.refuse(REJECTED)
+    assert operator(rules, token) is not None
+    assert machine(rules, token) is not None
+    token.accept()
+    assert operator(rules, token) is None
+    assert journal.pin_attempt("hsm") is None
+    assert rules.barred() == ""
+    assert machine(rules, token) is None
+
+
+@pytest.mark.parametrize("failure", [REJECTED, UNKNOWN])
+@pytest.mark.parametrize("typed", [(), (REJECTED,), (UNKNOWN, TRIES_LOW, REJECTED)])
+def test_a_typed_pin_says_nothing_of_the_file(
+    failure: Failure,
+    typed: tuple[Failure, ...],
+    rules: PinRules,
+    token: Token,
+    journal: MemoryTokenJournal,
+) -> None:
+    """However many were typed: only the file's own acceptance lets a machine present it."""
+    token.refuse(failure)
+    machine(rules, token)
+    mark = journal.pin_attempt("hsm")
+    for refusal in typed:
+        token.refuse(refusal)
+        assert operator(rules, token) is not None
+    token.accept()
+    assert operator(rules, token) is None
+    assert journal.pin_attempt("hsm") == mark
+    assert "keyd token unlock hsm --retry-configured" in rules.barred()
+    presented = len(token.presented)
+    again = machine(rules, token)
+    assert again is not None
+    assert again.detail == rules.barred()
+    assert len(token.presented) == presented
+    assert operator(rules, token, Login(credential_file=FILE)) is None
+    assert rules.barred() == ""
+    assert machine(rules, token) is None
+
+
+def test_a_file_that_is_configured_no_more_is_not_asked_for(rules: PinRules, token: Token) -> None:
+    token.refuse(REJECTED)
+    machine(rules, token)
+    why = machine(rules, token, None)
+    assert why is not None
+    assert "--retry-configured" not in why.detail
+
+
 def test_an_operator_sets_the_mark_aside_by_a_pin_that_is_accepted(
     rules: PinRules, token: Token, journal: MemoryTokenJournal
 ) -> None:
@@ -133,12 +185,13 @@ def test_an_operator_sets_the_mark_aside_by_a_pin_that_is_accepted(
     assert operator(rules, token) is not None
     # Nothing was presented, so what is known of the last attempt still holds.
     assert journal.pin_attempt("hsm") == rejected
+    file = Login(credential_file=FILE)
     token.refuse(REJECTED)
-    why = operator(rules, token)
+    why = operator(rules, token, file)
     assert why is not None
     assert why.reason == "PIN_REJECTED"
     token.accept()
-    assert operator(rules, token) is None
+    assert operator(rules, token, file) is None
     assert token.presented[-1].accept_count_low
     assert machine(rules, token) is None
 
