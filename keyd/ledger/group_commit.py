@@ -164,16 +164,23 @@ class GroupCommitter(Generic[W]):
             if jobs:
                 self._commit(jobs)
             else:
+                # Counted as work: whoever comes meanwhile waits for the disk as behind a group.
                 self._idle()
+                with self._condition:
+                    self._busy = False
             idle_due = bool(jobs)
 
     def _take(self, timeout_s: float | None) -> list[_Job[W]] | None:
-        """Everything that waits, up to a full group; [] after the timeout, None when closed."""
+        """Everything that waits, up to a full group; [] after the timeout, None when closed.
+
+        Unless closed, the thread counts as busy from here on.
+        """
         with self._condition:
             while not self._waiting:
                 if self._closed:
                     return None
                 if not self._condition.wait(timeout_s):
+                    self._begin_work()
                     return []
             jobs = [self._waiting.popleft()]
             pieces = len(jobs[0].works)
@@ -181,9 +188,12 @@ class GroupCommitter(Generic[W]):
                 jobs.append(self._waiting.popleft())
                 pieces += len(jobs[-1].works)
             self._waiting_pieces -= pieces
-            self._beat()
-            self._busy = True
+            self._begin_work()
             return jobs
+
+    def _begin_work(self) -> None:
+        self._beat()
+        self._busy = True
 
     def _beat(self) -> None:
         self._progress = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -292,3 +293,42 @@ def test_a_hung_disk_refuses_within_two_seconds(tmp_path: Path) -> None:
         assert ledger.read(lambda view: view.role("demo", "targets")) is None
         ledger.close()
         tally.injected()
+
+
+def test_an_anchor_that_hangs_between_signatures_refuses_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tallied(Promise.RECORDED, "the anchor's disk hangs") as tally:
+        ledger = furnished(tmp_path)
+        ledger.close()
+        ledger = Home(tmp_path).open(stall_s=1.5)
+        hung, go_on = threading.Event(), threading.Event()
+        flush = os.fdatasync
+
+        def hang(descriptor: int) -> None:
+            hung.set()
+            go_on.wait(60)
+            flush(descriptor)
+
+        sign(ledger, 1)
+        monkeypatch.setattr(os, "fdatasync", hang)
+        assert hung.wait(30)
+        with pytest.raises(BackendUnavailable, match="LEDGER_STALLED") as caught:
+            ledger.transact(reserve(2))
+        assert caught.value.details["outcome"] == "NOT_STARTED"
+        go_on.set()
+        monkeypatch.undo()
+        sign_when_answered(ledger, 2)
+        check_acknowledged(ledger, "targets", 2)
+        ledger.close()
+        tally.injected()
+
+
+def sign_when_answered(ledger: SqliteLedger, version: int) -> None:
+    while True:
+        try:
+            sign(ledger, version)
+        except BackendUnavailable:
+            threading.Event().wait(0.05)
+        else:
+            return

@@ -171,6 +171,35 @@ def test_a_hung_disk_is_told_from_work_not_begun() -> None:
     assert [1] not in disk.groups
 
 
+def test_a_disk_that_hangs_between_groups_is_not_waited_for() -> None:
+    hung, go_on = threading.Event(), threading.Event()
+
+    def idle() -> None:
+        hung.set()
+        assert go_on.wait(PATIENT_S)
+
+    disk = Disk()
+    committer: GroupCommitter[int] = GroupCommitter(disk.perform, idle, stall_s=0.2, idle_s=0.01)
+    with ThreadPoolExecutor(1) as pool:
+        assert committer.submit([1]) == [(10, None)]
+        assert hung.wait(PATIENT_S)
+        try:
+            error = pool.submit(committer.submit, [2]).exception(PATIENT_S / 3)
+            assert isinstance(error, BackendUnavailable)
+            assert error.details["outcome"] == "NOT_STARTED"
+        finally:
+            go_on.set()
+        committed = threading.Event()
+        while not committed.is_set():
+            try:
+                assert committer.submit([3]) == [(30, None)]
+                committed.set()
+            except BackendUnavailable:
+                committed.wait(0.01)
+    assert committer.close()
+    assert [2] not in disk.groups
+
+
 def test_a_disk_that_answers_again_is_used_again() -> None:
     disk = Disk()
     with committing(disk, stall_s=0.2) as committer:
