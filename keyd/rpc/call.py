@@ -55,7 +55,7 @@ class Call:
             )
 
     def check_still_allowed(self) -> None:
-        """Raises: Unauthenticated, NotAllowed: the answer of a long call is not this peer's."""
+        """Raises: Unauthenticated, NotAllowed: an answer of a long call is not this peer's."""
         if time.monotonic() - self.started > limits.AUTHORISED_FOR_S:
             self.authorise(self)
 

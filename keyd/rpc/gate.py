@@ -108,6 +108,7 @@ class Gate(grpc.GenericRpcHandler):
                 read = self._receive_all if method.streams_requests else self._receive
                 for message in method.terms.handler(call, read(call, requests)):
                     data = _encode(message)
+                    call.check_still_allowed()
                     with self._limit(call, limits.SEND_TIMEOUT_S, "SEND_TIMEOUT"):
                         yield data
 

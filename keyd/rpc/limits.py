@@ -69,8 +69,8 @@ CALL_TIMEOUT_S = 10.0
 SLOW_CALL_TIMEOUT_S = 30.0
 # With less left than this, nothing is started: a signature would be made that nobody receives.
 ADMISSION_FLOOR_S = 0.02
-# A call that took longer is authorised once more before its answer leaves: what a grant or a
-# certificate gave may have been taken back meanwhile.
+# A call that took longer is authorised once more before its answer leaves, a stream before each of
+# them: what a grant or a certificate gave may have been taken back meanwhile.
 AUTHORISED_FOR_S = 1.0
 # A request must have arrived whole by then: 4 MiB at 2.3 Mbit/s. Else a trickle holds a thread.
 RECEIVE_TIMEOUT_S = 15.0

@@ -18,10 +18,23 @@ import grpc
 import pytest
 
 from keyd.domain.policy import Policy
+from keyd.rpc import limits
 from keyd.rpc.server import CannotListen, RpcServers, TcpListener
 from keyd_protos.v1 import signing_pb2, signing_pb2_grpc, tokens_pb2, tokens_pb2_grpc
 from tests.certificates import SERVER, Authority, Issued
-from tests.serving import ADMIN, CI, LIMIT_S, STRANGER, Place, Serving, grant, refused, serve
+from tests.serving import (
+    ADMIN,
+    CI,
+    LIMIT_S,
+    STRANGER,
+    Place,
+    Serving,
+    grant,
+    refused,
+    serve,
+    to_sign,
+)
+from tests.worlds import Author
 
 # What a client that is turned away at the handshake waits before it gives up.
 GIVE_UP_S = 3.0
@@ -235,6 +248,34 @@ def test_a_batch_ends_when_its_grant_does(place: Place, serving: Serving) -> Non
             answered.set()
     assert answers == 1
     assert (refusal.code, refusal.reason) == ("PERMISSION_DENIED", "POLICY_DENIES")
+
+
+def test_a_batch_at_the_token_keeps_its_signatures_after_a_revocation(
+    place: Place, author: Author
+) -> None:
+    """The chunk was taken up before it; its answer does not leave after it."""
+    at_token, go_on = threading.Event(), threading.Event()
+    before = place.token.signed
+
+    def sign_slowly() -> None:
+        at_token.set()
+        go_on.wait(LIMIT_S)
+
+    items = [to_sign(author, key, "root", author.root()) for key in ("root-1", "root-2")]
+    chunk = signing_pb2.BatchSignMetadataRequest(items=items)
+    issued = place.authority.client(uris=[CI])
+    place.token.before_sign = sign_slowly
+    with serve(place, place.admin, place.tcp()) as serving:
+        stub = signing_pb2_grpc.SigningServiceStub(serving.mtls(issued))
+        stream = stub.BatchSignMetadata(iter([chunk]), timeout=LIMIT_S)
+        assert at_token.wait(LIMIT_S)
+        threading.Event().wait(limits.AUTHORISED_FOR_S)
+        place.revoke(issued)
+        go_on.set()
+        with refused() as refusal:
+            next(stream)
+    assert (refusal.code, refusal.reason) == ("UNAUTHENTICATED", "CERTIFICATE_REVOKED")
+    assert place.token.signed == before + 2
 
 
 def test_reload_changes_the_certificate_without_a_restart(serving: Serving) -> None:
