@@ -14,6 +14,7 @@ from keyd.errors import DeadlineExceeded, KeydError
 from keyd.rpc import limits
 from keyd.rpc.drain import Drain
 from keyd.rpc.method import Method
+from keyd.rpc.turns import Turns
 
 _NOBODY = Caller(principal="", local_admin=False)
 
@@ -38,6 +39,7 @@ class Call:
     request_id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def timeout_s(self) -> float:

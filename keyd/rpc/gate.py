@@ -30,7 +30,7 @@ from keyd.rpc.lanes import Lane, LaneName
 from keyd.rpc.method import Method, Terms
 from keyd.rpc.options import ServerOptions
 from keyd.rpc.quotas import Quotas
-from keyd.rpc.watchdog import Watchdog
+from keyd.rpc.watchdog import Watchdog, always
 from keyd.services.world import World
 
 Requests = Iterator[bytes]
@@ -111,6 +111,7 @@ class Gate(grpc.GenericRpcHandler):
                     call.check_still_allowed()
                     with self._limit(call, limits.SEND_TIMEOUT_S, "SEND_TIMEOUT"):
                         yield data
+                    call.turns.answered()
 
         return serve
 
@@ -153,8 +154,7 @@ class Gate(grpc.GenericRpcHandler):
         authorise_method(self._keeping.world, call)
 
     def _receive(self, call: Call, requests: Requests) -> Message:
-        with self._limit(call, limits.RECEIVE_TIMEOUT_S, "RECEIVE_TIMEOUT"):
-            data = next(requests, None)
+        data = self._next(call, requests)
         if data is None:
             raise InvalidRequest("REQUEST_MISSING", "the call carried no request message")
         self._keeping.quotas.spend_bytes(call.caller.principal, len(data))
@@ -165,14 +165,19 @@ class Gate(grpc.GenericRpcHandler):
 
     def _receive_all(self, call: Call, requests: Requests) -> Iterator[Message]:
         """Messages of a stream; the peer must still be allowed each time one is taken up."""
-        while True:
-            with self._limit(call, limits.RECEIVE_TIMEOUT_S, "RECEIVE_TIMEOUT"):
-                data = next(requests, None)
-            if data is None:
-                return
+        while (data := self._next(call, requests)) is not None:
             call.check_continue()
             self._keeping.quotas.spend_bytes(call.caller.principal, len(data))
             yield receive.decode(call.method, data)
+
+    def _next(self, call: Call, requests: Requests) -> bytes | None:
+        """The next message, None after the last. Whoever waits for an answer may take its time."""
+        owed_since = call.turns.peer_owes_since
+        with self._limit(call, limits.RECEIVE_TIMEOUT_S, "RECEIVE_TIMEOUT", owed_since):
+            data = next(requests, None)
+        if data is not None:
+            call.turns.taken_up()
+        return data
 
     def _let_go(self, call: Call, size: int) -> None:
         """Count a unary answer until its peer has taken it in, and cut the call of one that won't.
@@ -188,13 +193,15 @@ class Gate(grpc.GenericRpcHandler):
                 let_go()
 
     @contextmanager
-    def _limit(self, call: Call, seconds: float, reason: str) -> Iterator[None]:
+    def _limit(
+        self, call: Call, seconds: float, reason: str, since: Callable[[], float] = always
+    ) -> Iterator[None]:
         """Let the watchdog cut the call; the peer sees CANCELLED, the log the reason.
 
         gRPC tells of a cut in one of three ways, whichever event comes first: the iterator raises,
         it just ends, or the generator that sends is closed.
         """
-        with self._keeping.watchdog.limit(seconds, call.context.cancel) as watch:
+        with self._keeping.watchdog.limit(seconds, call.context.cancel, since) as watch:
             try:
                 yield
             except GeneratorExit:

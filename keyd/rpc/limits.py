@@ -72,7 +72,8 @@ ADMISSION_FLOOR_S = 0.02
 # A call that took longer is authorised once more before its answer leaves, a stream before each of
 # them: what a grant or a certificate gave may have been taken back meanwhile.
 AUTHORISED_FOR_S = 1.0
-# A request must have arrived whole by then: 4 MiB at 2.3 Mbit/s. Else a trickle holds a thread.
+# A request must have arrived whole by then: 4 MiB at 2.3 Mbit/s. Else a trickle holds a thread. In
+# a stream it counts from the last answer: a token may take longer for one chunk.
 RECEIVE_TIMEOUT_S = 15.0
 # An answer must have left by then: a peer that never reads holds memory, and of streams a thread.
 SEND_TIMEOUT_S = 30.0

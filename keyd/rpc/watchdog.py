@@ -13,9 +13,19 @@ from keyd.rpc import limits
 
 @dataclass(eq=False)
 class _Watch:
-    deadline: float
+    seconds: float
     cancel: Callable[[], object]
+    since: Callable[[], float]
+    begun: float
     fired: bool = False
+
+    def late(self, now: float) -> bool:
+        return now - max(self.begun, self.since()) >= self.seconds
+
+
+def always() -> float:
+    """A count that nothing stops."""
+    return 0.0
 
 
 class Watchdog:
@@ -37,9 +47,18 @@ class Watchdog:
             self._thread.join()
 
     @contextmanager
-    def limit(self, seconds: float, cancel: Callable[[], object]) -> Iterator[_Watch]:
-        """Call `cancel` once, from another thread, unless the block ends within `seconds`."""
-        watch = _Watch(time.monotonic() + seconds, cancel)
+    def limit(
+        self,
+        seconds: float,
+        cancel: Callable[[], object],
+        since: Callable[[], float] = always,
+    ) -> Iterator[_Watch]:
+        """Call `cancel` once, from another thread, unless the block ends within `seconds`.
+
+        They count from its begin or from what `since` says, monotonic, whichever is later; math.inf
+        stops the count. It is asked again and again, by the watchdog's thread.
+        """
+        watch = _Watch(seconds, cancel, since, time.monotonic())
         with self._lock:
             self._watches.add(watch)
         try:
@@ -52,7 +71,7 @@ class Watchdog:
         while not self._stop.wait(limits.TICK_S):
             now = time.monotonic()
             with self._lock:
-                late = [watch for watch in self._watches if watch.deadline <= now]
+                late = [watch for watch in self._watches if watch.late(now)]
                 self._watches.difference_update(late)
             for watch in late:
                 watch.fired = True

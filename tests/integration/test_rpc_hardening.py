@@ -30,8 +30,8 @@ from keyd_protos.v1 import (
     tokens_pb2_grpc,
 )
 from tests import http2
-from tests.serving import LIMIT_S, Place, Serving, refused, serve
-from tests.worlds import make_key
+from tests.serving import LIMIT_S, Place, Serving, refused, serve, to_sign
+from tests.worlds import Author, make_key
 
 CHANNEL_MAX = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 20)]
 
@@ -265,6 +265,35 @@ def test_calls_that_never_send_lose_their_thread(
         assert wait_for(lambda: sum(entry.get("reason") == cut for entry in logs) == 4)
         stub = keys_pb2_grpc.KeyServiceStub(channel)
         assert not stub.ListKeys(keys_pb2.ListKeysRequest(), timeout=LIMIT_S).keys
+
+
+def test_who_waits_for_an_answer_owes_no_message(
+    place: Place, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token takes longer for a chunk than a client may for the next; that time is not its."""
+    monkeypatch.setattr(limits, "RECEIVE_TIMEOUT_S", 1.0)
+    leave = threading.Event()
+
+    def sign_slowly() -> None:
+        leave.wait(2.0)
+
+    place.token.before_sign = sign_slowly
+    item = to_sign(author, "root-1", "root", author.root())
+
+    def chunks() -> Iterator[signing_pb2.BatchSignMetadataRequest]:
+        yield signing_pb2.BatchSignMetadataRequest(items=[item])
+        leave.wait(LIMIT_S)
+
+    with serve(place) as serving, capture_logs() as logs:
+        stub = signing_pb2_grpc.SigningServiceStub(serving.local())
+        stream = stub.BatchSignMetadata(chunks(), timeout=LIMIT_S)
+        assert next(stream).results[0].HasField("signature")
+        # From the answer on it is the client's turn again, and it stays silent.
+        with refused() as refusal:
+            next(stream)
+        leave.set()
+        assert refusal.code == "CANCELLED"
+        assert wait_for(lambda: any(entry.get("reason") == "RECEIVE_TIMEOUT" for entry in logs))
 
 
 def test_a_peer_that_never_reads_loses_its_thread(

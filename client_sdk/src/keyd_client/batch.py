@@ -90,9 +90,9 @@ def sign_metadata_batch(
     Signatures of other keys stay: clear those of an earlier version yourself. Later items are
     judged with earlier ones in mind; one refusal stops nothing else, its reason is in its outcome.
     `repository` "" is the profile's. `timeout_s` limits one stream: what a broken or expired stream
-    left open is sent again until no chunk was answered for ten seconds, and so are items that the
-    daemon asks to send later, as when a token recovers. That is safe: the daemon returns recorded
-    signatures. Raises: ProfileError.
+    left open is sent again until nothing but failures came for ten seconds, and so are items that
+    the daemon asks to send later, as when a token recovers. That is safe: the daemon returns
+    recorded signatures. Raises: ProfileError.
     """
     repository = repository or client.profile.repository
     outcomes: list[BatchOutcome] = []  # first what could not even be sent
@@ -181,19 +181,21 @@ class _Run:
 
     def answers(self) -> Iterator[tuple[_Chunk, _Answer]]:
         """Each chunk in order with its answer, or with the error that ended the last attempt."""
-        fruitless, since = 0, time.monotonic()
+        fruitless, since = 0, 0.0
         while True:
-            self._progress = False
+            self._progress, begun = False, time.monotonic()
             try:
                 yield from self._stream()
                 return
             except KeydClientError as error:
-                if self._progress:
-                    fruitless, since = 0, time.monotonic()
-                elif not _passing(error) or time.monotonic() - since > PATIENCE_S:
+                fruitless = 0 if self._progress else fruitless + 1
+                if fruitless == 1:
+                    # A chunk may have been at a token for long: patience is with the failure. The
+                    # whole time of a stream, though, is more than enough of it.
+                    since = begun if isinstance(error, DeadlineExceeded) else time.monotonic()
+                if fruitless and (not _passing(error) or time.monotonic() - since > PATIENCE_S):
                     yield from ((chunk, error) for chunk in (*self._under_way, *self._chunks))
                     return
-                fruitless += 1
                 pause = error.retry_after_s or 0.1 * 2**fruitless
                 threading.Event().wait(min(pause, _LONGEST_PAUSE_S))
 
@@ -213,7 +215,6 @@ class _Run:
                     self._progress = True
                     yield self._under_way.popleft(), answer
                 # A call that is cancelled counts as refused: let it end well.
-                outbox.put(None)
                 next(stream, None)
             except grpc.RpcError as failure:
                 raise from_rpc_error(failure, opened.profile.target, self._timeout_s) from failure
@@ -222,10 +223,14 @@ class _Run:
                 stream.cancel()
 
     def _fill(self, outbox: queue.SimpleQueue[BatchSignMetadataRequest | None]) -> bool:
-        """Send chunks until enough are under way. False: every chunk has been answered."""
+        """Send chunks until enough are under way, and say so after the last one.
+
+        False: every chunk has been answered.
+        """
         while len(self._under_way) < _CHUNKS_UNDER_WAY:
             chunk = next(self._chunks, None)
             if chunk is None:
+                outbox.put(None)
                 break
             self._under_way.append(chunk)
             outbox.put(_request(chunk))

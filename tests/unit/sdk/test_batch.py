@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -233,6 +234,63 @@ def test_a_daemon_that_stays_away_is_given_up(
     outcomes = sign_metadata_batch(client, items(signer, metadata(300)), "demo")
     assert len(outcomes) == 300
     assert {outcome.error and outcome.error.reason for outcome in outcomes} == {"TOKEN_OFFLINE"}
+
+
+def test_a_stream_that_breaks_after_long_work_is_taken_up_as_well(
+    client: Client, daemon: ScriptedDaemon, signer: KeydSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow token had the only chunk for longer than a client has patience with failures."""
+    streams = 0
+
+    def breaking_once(requests: Any) -> Iterator[Any]:
+        nonlocal streams
+        streams += 1
+        if streams == 1:
+            next(requests)
+            threading.Event().wait(0.6)
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "DRAINING", "come again", retry_s=0)
+        yield from daemon.batch(requests)
+
+    monkeypatch.setattr(batch, "PATIENCE_S", 0.3)
+    daemon.answers["BatchSignMetadata"] = breaking_once
+    (outcome,) = sign_metadata_batch(client, items(signer, metadata(1)), "demo")
+    assert outcome.signature
+    assert streams == 2
+
+
+def test_an_expired_stream_is_not_begun_anew(
+    client: Client, daemon: ScriptedDaemon, signer: KeydSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its whole time went by without an answer: that was the patience."""
+    over = threading.Event()
+    streams = 0
+
+    def silent(requests: Any) -> Iterator[Any]:
+        nonlocal streams
+        streams += 1
+        over.wait(20)
+        yield from ()
+
+    monkeypatch.setattr(batch, "PATIENCE_S", 0.3)
+    daemon.answers["BatchSignMetadata"] = silent
+    (outcome,) = sign_metadata_batch(client, items(signer, metadata(1)), "demo", timeout_s=0.6)
+    over.set()
+    assert outcome.error
+    assert outcome.error.reason == "DEADLINE_EXCEEDED"
+    assert streams == 1
+
+
+def test_the_daemon_learns_that_no_chunk_follows(
+    client: Client, daemon: ScriptedDaemon, signer: KeydSigner
+) -> None:
+    def after_the_last(requests: Any) -> Iterator[Any]:
+        yield from daemon.batch(iter(list(requests)))
+
+    daemon.answers["BatchSignMetadata"] = after_the_last
+    things = metadata(100)
+    outcomes = sign_metadata_batch(client, items(signer, things), "demo", timeout_s=20)
+    assert all(outcome.signature for outcome in outcomes)
+    assert chunk_sizes(daemon) == [64, 36]
 
 
 def test_a_denied_batch_is_not_repeated(
