@@ -5,8 +5,7 @@ Never payloads, PINs or whole requests. What must not be lost is in the audit lo
 
 from __future__ import annotations
 
-import contextlib
-import io
+import atexit
 import logging
 import os
 import sys
@@ -14,6 +13,8 @@ from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
+
+from keyd.daemon.log_queue import LogQueue
 
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -24,9 +25,15 @@ _SHARED: tuple[Processor, ...] = (
 
 
 def configure_logs(level: str, style: Literal["auto", "json", "console"]) -> None:
-    """Send our log and that of every library to standard error, one line for each event."""
+    """Send our log and that of every library to standard error, one line for each event.
+
+    No call waits for who reads it; the end of the process does, for a second at most.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
-    stream = cast("TextIO", _Lenient())
+    # Python sets sys.stderr to None when it was started without descriptor 2.
+    lines = LogQueue(sys.stderr)
+    atexit.register(lines.drain)
+    stream = cast("TextIO", lines)
     renderer = _renderer(style, stream.isatty())
     structlog.configure(
         processors=[*_SHARED, renderer],
@@ -50,25 +57,3 @@ def _renderer(style: str, terminal: bool) -> Processor:
         colours = terminal and not os.environ.get("NO_COLOR")
         return structlog.dev.ConsoleRenderer(colors=colours)
     return structlog.processors.JSONRenderer(sort_keys=True)
-
-
-class _Lenient(io.TextIOBase):
-    """Standard error whose reader may go away: the log is then lost, the daemon is not."""
-
-    def write(self, text: str) -> int:
-        """As sys.stderr.write."""
-        # Python sets sys.stderr to None when it was started without descriptor 2.
-        with contextlib.suppress(OSError, AttributeError):
-            sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """As sys.stderr.flush."""
-        with contextlib.suppress(OSError, AttributeError):
-            sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        """As sys.stderr.isatty."""
-        with contextlib.suppress(AttributeError):
-            return sys.stderr.isatty()
-        return False

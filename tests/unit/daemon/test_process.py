@@ -53,6 +53,31 @@ def test_a_log_that_nobody_takes_does_not_stop_the_daemon(redirect: str) -> None
     assert in_a_process(patient, redirect) == []
 
 
+def test_failed_handshakes_write_nothing_past_the_log() -> None:
+    script = """
+import keyd.daemon, grpc, socket
+from concurrent.futures import ThreadPoolExecutor
+from tests.certificates import Authority
+authority = Authority()
+pair = authority.server()
+credentials = grpc.ssl_server_credentials(
+    [(pair.key, pair.certificate)], authority.certificate, True
+)
+server = grpc.server(ThreadPoolExecutor(1))
+port = server.add_secure_port("127.0.0.1:0", credentials)
+server.start()
+with socket.create_connection(("127.0.0.1", port)) as peer:
+    peer.sendall(b"no handshake" * 20)
+    try:
+        while peer.recv(100):
+            pass
+    except ConnectionResetError:
+        pass
+server.stop(0).wait()
+"""
+    assert in_a_process(script) == []
+
+
 def test_a_thread_that_dies_is_told() -> None:
     script = """
 import threading
