@@ -13,6 +13,7 @@ from keyd.cli.output import emit
 from keyd.config.checks import unusable_files
 from keyd.config.load import load_settings
 from keyd.config.problems import ConfigurationError
+from keyd.daemon.assemble import check_certificates
 
 
 @click.group()
@@ -32,4 +33,5 @@ def check(*, config_path: Path, overrides: Mapping[str, str], as_json: bool) -> 
     settings = load_settings(config_path, os.environ, overrides)
     if findings := unusable_files(settings):
         raise ConfigurationError(config_path, findings)
+    check_certificates(settings)
     emit(as_json, {"ok": True, "file": str(config_path)}, f"{config_path}: ok")

@@ -9,6 +9,7 @@ from keyd.config.problems import ConfigurationError, problem
 from keyd.config.settings import Settings, TokenSettings
 from keyd.domain.records import LedgerIdentity
 from keyd.rpc.options import Listener, Quota, ServerOptions, TcpListener, UnixListener
+from keyd.rpc.tls import ServerTLS
 
 
 def listeners(settings: Settings) -> Sequence[Listener]:
@@ -25,6 +26,13 @@ def listeners(settings: Settings) -> Sequence[Listener]:
     if tcp := settings.listen.tcp:
         found.append(TcpListener(tcp.address, tcp.certificate, tcp.key, tcp.client_ca, tcp.revoked))
     return found
+
+
+def check_certificates(settings: Settings) -> None:
+    """Read the TLS files as the daemon will. Raises: CannotListen (TLS_FILES)."""
+    for listener in listeners(settings):
+        if isinstance(listener, TcpListener):
+            ServerTLS(listener)
 
 
 def server_options(settings: Settings) -> ServerOptions:

@@ -210,13 +210,13 @@ def _say_status(daemon: _Daemon) -> None:
 
 
 def _reload(daemon: _Daemon) -> None:
-    """Certificates and policy, each whole or not at all; what is invalid changes nothing."""
+    """Certificates and policy, all of them or none; what is invalid changes nothing."""
     systemd.notify(*systemd.reloading())
     path = daemon.settings.policy.file
     try:
-        load_policy(path)
-        daemon.servers.reload_tls()
+        use_tls = daemon.servers.read_tls()
         policy, changed = load_and_take(path, daemon.world.ledger, daemon.world.clock)
+        use_tls()
         daemon.policy.replace(policy)
     except KeydError as error:
         _log.error("reload_refused", reason=error.reason, message=error.message)

@@ -31,7 +31,7 @@ class UnixListener:
 
 @dataclass(frozen=True)
 class TcpListener:
-    """A TCP address with mTLS; all files are PEM and read again by `RpcServers.reload_tls`.
+    """A TCP address with mTLS; all files are PEM and read again by `RpcServers.read_tls`.
 
     `address` is "host:port" (port 0: any free one). `certificate` holds the server's chain, leaf
     first; `client_ca` the only authorities whose client certificates are accepted. `revoked` names

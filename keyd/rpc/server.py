@@ -6,7 +6,7 @@ Python's gRPC cannot tell a handler on which of a server's sockets a call came i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -85,15 +85,19 @@ class RpcServers:
         """gRPC targets in the order of the listeners: "unix:/path" or "host:port" as bound."""
         return tuple(bound.address for bound in self._bound)
 
-    def reload_tls(self) -> None:
+    def read_tls(self) -> Callable[[], None]:
         """Read certificates, keys and client authorities of all TCP listeners again.
 
-        Raises: CannotListen when one of them is unusable; listeners before it have changed, it and
-        those after it keep what they have. Revocation lists need no reload.
+        What it returns puts all of them in use. Revocation lists need none of this.
+        Raises: CannotListen when one of them is unusable.
         """
-        for bound in self._bound:
-            if bound.tls is not None:
-                bound.tls.reload()
+        uses = [bound.tls.read_again() for bound in self._bound if bound.tls is not None]
+
+        def use() -> None:
+            for each in uses:
+                each()
+
+        return use
 
     def begin_drain(self) -> None:
         """Report NOT_SERVING, refuse new calls (UNAVAILABLE with RetryInfo), end open streams."""

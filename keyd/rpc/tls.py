@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -28,8 +30,8 @@ class _Files:
 class ServerTLS:
     """mTLS for one TCP listener. TLS 1.2 and 1.3 are all that gRPC speaks.
 
-    `reload` reads the files again and checks them before they are used; handshakes from then on get
-    the new ones, open connections stay until they reach their greatest age.
+    Files that were read again are checked before they are used; handshakes from then on get the new
+    ones, open connections stay until they reach their greatest age.
     """
 
     def __init__(self, listener: TcpListener) -> None:
@@ -57,9 +59,14 @@ class ServerTLS:
             require_client_authentication=True,
         )
 
-    def reload(self) -> None:
-        """Raises: CannotListen (TLS_FILES); then the old files stay in use."""
-        self._files = _read(self._listener)
+    def read_again(self) -> Callable[[], None]:
+        """Read the files; what it returns puts them in use. Raises: CannotListen (TLS_FILES)."""
+        files = _read(self._listener)
+
+        def use() -> None:
+            self._files = files
+
+        return use
 
 
 def _configuration(files: _Files) -> grpc.ServerCertificateConfiguration:
@@ -75,20 +82,29 @@ def _read(listener: TcpListener) -> _Files:
         client_ca=_bytes(listener.client_ca),
     )
     try:
-        chain = x509.load_pem_x509_certificates(files.certificate)
-        key = load_pem_private_key(files.key, password=None)
-        authorities = x509.load_pem_x509_certificates(files.client_ca)
-    except (ValueError, TypeError) as error:
+        is_pair, are_authorities = _is_pair(files), _are_authorities(files)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         names = f"{listener.certificate}, {listener.key} or {listener.client_ca}"
-        raise _bad(names, "is not in PEM form, or the key is encrypted") from error
-    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    if chain[0].public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+        words = "is not in PEM form, damaged, of an unknown kind, or the key is encrypted"
+        raise _bad(names, words) from error
+    if not is_pair:
         raise _bad(
             listener.key, f"is not the key of the first certificate in {listener.certificate}"
         )
-    if not all(map(_is_authority, authorities)):
+    if not are_authorities:
         raise _bad(listener.client_ca, "holds a certificate that is no certificate authority")
     return files
+
+
+def _is_pair(files: _Files) -> bool:
+    [leaf, *_] = x509.load_pem_x509_certificates(files.certificate)
+    key = load_pem_private_key(files.key, password=None)
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    return leaf.public_key().public_bytes(*form) == key.public_key().public_bytes(*form)
+
+
+def _are_authorities(files: _Files) -> bool:
+    return all(map(_is_authority, x509.load_pem_x509_certificates(files.client_ca)))
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

@@ -285,7 +285,7 @@ def test_reload_changes_the_certificate_without_a_restart(serving: Serving) -> N
     assert list_tokens(open_channel) == 1
     other = Authority("other CA")
     other.server().write(place.directory, "server")
-    serving.servers.reload_tls()
+    serving.servers.read_tls()()
     assert list_tokens(open_channel) == 1
     assert list_tokens(serving.mtls(issued, trust=other.certificate)) == 1
     with refused():
@@ -295,7 +295,7 @@ def test_reload_changes_the_certificate_without_a_restart(serving: Serving) -> N
 def test_reload_changes_the_client_authority(serving: Serving) -> None:
     place, other = serving.place, Authority("other CA")
     (place.directory / "ca.pem").write_bytes(other.certificate)
-    serving.servers.reload_tls()
+    serving.servers.read_tls()()
     assert list_tokens(serving.mtls(other.client(uris=[CI]))) == 1
     with refused():
         list_tokens(serving.mtls(place.authority.client(uris=[CI])), timeout=GIVE_UP_S)
@@ -305,7 +305,7 @@ def test_a_bad_reload_keeps_what_works(serving: Serving) -> None:
     place = serving.place
     (place.directory / "server.key").write_bytes(Authority().server().key)
     with pytest.raises(CannotListen, match="TLS_FILES"):
-        serving.servers.reload_tls()
+        serving.servers.read_tls()()
     assert list_tokens(serving.mtls(place.authority.client(uris=[CI]))) == 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,28 @@ def refusal(listener: TcpListener) -> str:
 
 
 def test_good_files(listener: TcpListener) -> None:
-    ServerTLS(listener).reload()
+    ServerTLS(listener).read_again()()
+
+
+def altered(path: Path, old: str, new: str) -> None:
+    """Other bytes, given in hexadecimal, in the DER of the first PEM block."""
+    first, second = bytes.fromhex(old), bytes.fromhex(new)
+    [label, content] = re.findall(rb"-----BEGIN (.*)-----\n([^-]*)", path.read_bytes())[0]
+    der = base64.b64decode(content)
+    assert first in der
+    body = base64.encodebytes(der.replace(first, second)).decode()
+    name = label.decode()
+    path.write_text(f"-----BEGIN {name}-----\n{body}-----END {name}-----\n")
+
+
+def test_a_key_on_an_unknown_curve(listener: TcpListener) -> None:
+    altered(listener.key, "06082a8648ce3d030107", "06082a811ccf5501822d")
+    assert "of an unknown kind" in refusal(listener)
+
+
+def test_an_authority_with_a_damaged_extension(listener: TcpListener) -> None:
+    altered(listener.client_ca, "30060101ff020100", "300601010f020100")
+    assert "damaged" in refusal(listener)
 
 
 def test_another_certificates_key(listener: TcpListener) -> None:
@@ -60,5 +83,5 @@ def test_a_failed_reload_changes_nothing(listener: TcpListener) -> None:
     before = tls._files
     listener.key.write_bytes(b"nonsense")
     with pytest.raises(CannotListen):
-        tls.reload()
+        tls.read_again()
     assert tls._files is before
