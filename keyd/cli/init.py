@@ -116,12 +116,17 @@ def _write_new(path: Path, text: str) -> bool:
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # Whatever the umask of who installs it.
+        os.fchmod(descriptor, 0o644)
         file.write(text)
     return True
 
 
 def _make_directory(path: Path, mode: int) -> None:
+    """Of just this mode if it was not there."""
     try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            path.chmod(mode)
     except OSError as error:
         raise click.UsageError(f"cannot make {path}: {error.strerror}") from error

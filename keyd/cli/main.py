@@ -11,7 +11,7 @@ from typing import NamedTuple
 import click
 
 from keyd.cli.exits import Exit, exit_code
-from keyd.cli.output import report, say
+from keyd.cli.output import emit_json, error_data, report, say
 from keyd.errors import KeydError
 from keyd_client.errors import KeydClientError
 
@@ -103,14 +103,22 @@ def cli() -> None:
     """Keeps TUF signing keys on hardware tokens and is the only thing that can use them."""
 
 
+def _report_usage(reason: str, message: str, arguments: Sequence[str]) -> None:
+    """What click tells people, for programs."""
+    if "--json" in arguments:
+        emit_json({"error": error_data(KeydError(reason, message))})
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code."""
     try:
         result = cli.main(list(arguments), prog_name="keyd", standalone_mode=False)
     except click.ClickException as error:
+        _report_usage("USAGE", error.format_message(), arguments)
         error.show()
         return error.exit_code
     except click.Abort:
+        _report_usage("ABORTED", "somebody broke it off", arguments)
         say("keyd: aborted")
         return Exit.FAILED
     except (KeydError, KeydClientError) as error:

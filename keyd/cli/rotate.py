@@ -188,14 +188,18 @@ def upload(
 
 @rotate.command(epilog=examples("keyd rotate files r-abc… --output release"))
 @_name_argument
-@click.option("--output", type=_OUT, required=True, help="Directory for the files.")
+@click.option("--output", type=_OUT, help="Directory for the files.")
 @click.option("--published", is_flag=True, help="Say that they are published; fetches nothing.")
 @profile_option
 @json_option
-def files(*, name: str, output: Path, published: bool, profile: str, as_json: bool) -> None:
+def files(*, name: str, output: Path | None, published: bool, profile: str, as_json: bool) -> None:
     """Fetch all files of a rehearsed rotation, listed in the order of publication."""
+    if published == bool(output):
+        raise click.UsageError(
+            "either fetch the files (--output), or say that they are --published"
+        )
     with connect(profile) as client:
-        if published:
+        if output is None:
             said = client.rotations.confirm_published(name)
             emit(as_json, {"rotation": as_dict(said)}, _rotation(said))
             return

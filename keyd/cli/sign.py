@@ -18,6 +18,7 @@ from keyd_client.messages import CheckMetadataResponse, MetadataSignature, as_di
 _file_argument = click.argument(
     "file", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
+_PRINTED = "--output is for metadata files: other signatures are printed, redirect them"
 _repository_option = click.option(
     "--repository", default="", help="Repository; default: the profile's, else the key's own."
 )
@@ -80,11 +81,15 @@ def sign(
     whose signatures are printed in hexadecimal. A new root is signed only with the digest of what
     it changes; on a terminal the change is shown and asked about.
     """
+    if opaque and output:
+        raise click.UsageError(_PRINTED)
     with connect(profile) as client, progress(f"signing {file}"):
         if opaque:
             _sign_opaque(client, file, keys, as_json)
             return
         document = read_document(file)
+        if output and document.envelope is None:
+            raise click.UsageError(_PRINTED)
         made = []
         for key in keys:
             meant = document.role(role, file, key)

@@ -108,6 +108,18 @@ def test_a_lost_or_rolled_back_ledger(config: Path) -> None:
     assert found(diagnose(config), "ledger")[0] == "fail"
 
 
+def test_a_ledger_that_this_user_cannot_look_at(config: Path) -> None:
+    """Nothing else that was found is lost with it."""
+    ledger = f'ledger = "{config.parent}/ledger"'
+    assert ledger in config.read_text()
+    # A name that no file system takes: root may look everywhere else.
+    beyond = f'ledger = "/{"x" * 300}"'
+    config.write_text(config.read_text().replace(ledger, beyond))
+    document = diagnose(config)
+    assert found(document, "ledger")[0] == "fail"
+    assert found(document, "module of hsm")[0] == "pass"
+
+
 def test_no_configuration_is_no_fault(tmp_path: Path) -> None:
     document = diagnose(tmp_path / "none.toml")
     assert found(document, "configuration")[0] == "skip"

@@ -112,6 +112,10 @@ def test_a_bare_payload_prints_its_signature(dev_site: DevSite, tmp_path: Path) 
     assert done.code == 0, done.err
     signature = bytes.fromhex(done.out.strip())
     assert signature[0] == 0x30
+    nowhere = tmp_path / "signature"
+    into = ("--output", nowhere, payload)
+    assert dev_site.keyd("sign", "--key", "timestamp-1", "--role", "timestamp", *into).code == 2
+    assert not nowhere.exists()
     assert payload.read_bytes() == CanonicalJSONSerializer().serialize(metadata.signed)
 
 
@@ -163,6 +167,8 @@ def test_other_bytes_are_for_opaque_keys(dev_site: DevSite, tmp_path: Path) -> N
 
     public.verify_signature(Signature(key["tuf_keyid"], done.out.strip()), path.read_bytes())
     assert dev_site.keyd("sign", "--opaque", "--key", "timestamp-1", path).code != 0
+    into = ("--output", tmp_path / "layout.sig", path)
+    assert dev_site.keyd("sign", "--opaque", "--key", "layouts", *into).code == 2
     refused = dev_site.keyd(
         "sign", "--opaque", "--key", "layouts", dev_site.metadata("1.root.json"), "--json"
     )

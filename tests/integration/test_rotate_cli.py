@@ -72,6 +72,9 @@ def test_from_plan_to_publication(published: Running, tmp_path: Path) -> None:
     for one in files.json["files"]:
         there = (published.place.repository / "metadata" / one["file"]).read_bytes()
         assert (tmp_path / "out" / one["file"]).read_bytes() == there
+    said = command(published, "rotate", "files", name, "--published", "--json")
+    assert said.json["rotation"]["state"] == "RETIRING"
+    assert command(published, "rotate", "files", name).code == 2
     published.repository().publish()
 
 

@@ -123,6 +123,14 @@ def _token(token: TokenSettings, present: list[dict[str, Any]]) -> Check:
 
 
 def _ledger(settings: Settings) -> Iterator[Check]:
+    try:
+        yield from _readable_ledger(settings)
+    except (KeydError, OSError) as error:
+        yield failed("ledger", str(error), "run this as the user that keyd runs as")
+
+
+def _readable_ledger(settings: Settings) -> Iterator[Check]:
+    """Raises: KeydError, OSError."""
     ledger, anchor = settings.daemon.ledger, settings.daemon.anchor
     if not ledger.exists():
         yield failed("ledger", f"{ledger} is not there", "restore it, or keyd init the first one")
@@ -131,11 +139,7 @@ def _ledger(settings: Settings) -> Iterator[Check]:
     if not settings.daemon.development and _same_disk(ledger, anchor):
         fix = "move the anchor to another disk: a restored disk restores both"
         yield warned("anchor", f"{anchor} lies on the ledger's own disk", fix)
-    try:
-        report = verify_ledger(ledger, anchor=anchor)
-    except (KeydError, OSError) as error:
-        yield failed("ledger", str(error), "run this as the user that keyd runs as")
-        return
+    report = verify_ledger(ledger, anchor=anchor)
     for flaw in report.flaws[:_MAX_FLAWS]:
         yield failed("ledger", str(flaw), "restore the newest backup, then keyd ledger repair")
     if report.sound:

@@ -99,6 +99,10 @@ def test_usage_is_2(capfd: pytest.CaptureFixture[str]) -> None:
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "No such command 'frobnicate'" in captured.err
+    assert run(["check", "--json", "/nonexistent"]) == Exit.USAGE
+    error = json.loads(capfd.readouterr().out)["error"]
+    assert error["reason"] == "USAGE"
+    assert "/nonexistent" in error["message"]
 
 
 def test_version_names_daemon_client_and_api(capfd: pytest.CaptureFixture[str]) -> None:
@@ -176,12 +180,17 @@ def test_a_reader_that_leaves_is_no_crash() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_interrupted_prompt_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_prompt_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def aborts(*_args: object, **_kwargs: object) -> None:
         raise click.Abort
 
     monkeypatch.setattr(cli_main.cli, "main", aborts)
     assert run(["key", "list"]) == Exit.FAILED
+    assert capfd.readouterr().out == ""
+    assert run(["key", "list", "--json"]) == Exit.FAILED
+    assert json.loads(capfd.readouterr().out)["error"]["reason"] == "ABORTED"
 
 
 def test_a_file_that_cannot_be_reached_is_no_traceback(
