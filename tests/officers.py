@@ -84,9 +84,9 @@ def reject(world: World, shown: Shown, who: Person) -> Shown:
     return proposals.decide(world, ADMIN, shown.proposal.name, envelope)
 
 
-def carry_out(world: World, operation: Operation, *people: Person) -> Shown:
+def carry_out(world: World, operation: Operation, *people: Person, payload: bytes = b"") -> Shown:
     """Propose, approve, execute."""
-    shown = approve(world, propose(world, operation), *people)
+    shown = approve(world, propose(world, operation, payload), *people)
     return execute(world, ADMIN, shown.proposal.name)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from keyd.cli.case import Judged, plain
+from keyd.cli.case import Judged
 from keyd.cli.metadata_files import Document, read_file, write_file
+from keyd.cli.output import plain
 from keyd.domain.operations import SignMetadata, SignOpaque
 from keyd.domain.payload import parse
 from keyd.errors import InvalidRequest

@@ -17,13 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from keyd.cli import case_officers
-from keyd.cli.case_officers import officer_changes
+from keyd.cli.case_attached import own_plan, plan_compared, policy_compared
+from keyd.cli.case_officers import officer_compared
+from keyd.cli.compared import Compared, mismatch, same
 from keyd.cli.metadata_files import read_document, read_file
+from keyd.cli.output import plain
 from keyd.domain import operations
 from keyd.domain.approval import Basis, expiry_text
 from keyd.domain.digest_words import digest_words
 from keyd.domain.officers import OfficerSet
-from keyd.domain.operations import ChangeOfficer, Operation, SignMetadata, officer_digest
+from keyd.domain.operations import (
+    AcceptPolicy,
+    ChangeOfficer,
+    Operation,
+    SignMetadata,
+    StartRotation,
+)
 from keyd.domain.payload import Payload, parse
 from keyd.domain.payload_changes import payload_changes
 from keyd.domain.quorum import QuorumRule, rules_digest
@@ -41,8 +50,9 @@ _WORDS_IN_A_ROW = 4
 class Case:
     """One proposal as it lies before an officer.
 
-    `trusted` b"": nothing to compare with, `omitted` if the daemon had something that was too large
-    to send. `officers` None: nobody listed them.
+    `payload` are the bytes whose digest the operation names, b"" where there are none or they were
+    not kept. `trusted` b"": nothing to compare with, `omitted` if the daemon had something that was
+    too large to send. `officers` None: nobody listed them.
     """
 
     basis: Basis
@@ -57,13 +67,22 @@ class Case:
 @dataclass(frozen=True)
 class Judged:
     """What the bytes say. `digest` is what officers compare by voice, 32 bytes: the payload's, or
-    the operation's where nothing is signed. `doubts` say why `changes` may not be all of them."""
+    the operation's where there is none."""
 
     case: Case
     operation: Operation
     digest: bytes
-    changes: tuple[str, ...]
-    doubts: tuple[str, ...]
+    compared: Compared
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What it does, line by line."""
+        return self.compared.changes
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why `changes` may not be all of them."""
+        return self.compared.doubts
 
     def lines(self) -> tuple[str, ...]:
         """For the person who decides; printable ASCII."""
@@ -77,8 +96,8 @@ class Judged:
             *(f"rule       {plain(rule.words())} ({plain(rule.name)})" for rule in self.case.rules),
             f"officers   {self._people()}",
             f"expires    {plain(basis.expires)}",
-            *self._compared(),
-            *(f"WARNING    {each}" for each in self.doubts),
+            *self._changes(),
+            *(f"WARNING    {plain(each)}" for each in self.doubts),
         )
 
     def _people(self) -> str:
@@ -89,19 +108,11 @@ class Judged:
         names = ", ".join(plain(each.name) for each in found.able)
         return f"{names} (SHA-256 {found.digest[:16]}, computed here)"
 
-    def _compared(self) -> tuple[str, ...]:
-        if not isinstance(self.operation, SignMetadata | ChangeOfficer):
+    def _changes(self) -> tuple[str, ...]:
+        if not self.compared.title:
             return ()
-        against = self._against(self.operation)
-        nothing_changed = ("  (nothing)",)
-        indented = tuple(f"  {line}" for line in self.changes) or nothing_changed
-        return (f"changes against {against}:", *indented)
-
-    def _against(self, operation: SignMetadata | ChangeOfficer) -> str:
-        if isinstance(operation, ChangeOfficer):
-            return f"the officer {operation.before[:16]}" if operation.before else "nothing"
-        trusted = self.case.trusted
-        return hashlib.sha256(trusted).hexdigest() if trusted else "nothing"
+        indented = tuple(f"  {plain(line)}".rstrip() for line in self.changes)
+        return (f"{plain(self.compared.title)}:", *(indented or ("  (nothing)",)))
 
     def data(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -149,21 +160,33 @@ def case_of(answer: GetProposalResponse, officers: OfficerSet | None) -> Case:
 
 
 def with_own_files(case: Case, payload: Path | None, trusted: Path | None) -> Case:
-    """The case with the officer's own copies of the metadata, which must be the daemon's.
+    """The case with the officer's own copies of its files, which must be the daemon's.
 
     Raises: InvalidRequest (DIGEST_MISMATCH), click.UsageError.
     """
+    operation = operations.decode(case.operation)
     if payload is not None:
-        own = read_document(payload).payload
+        own = own_file(operation, payload)
         if case.payload and own != case.payload:
-            raise _mismatch(f"{payload} is not the payload that the proposal holds")
+            raise mismatch(f"{payload} is not the payload that the proposal holds")
         case = replace(case, payload=own)
     if trusted is not None:
-        own = read_document(trusted).payload
+        own = own_file(operation, trusted)
         if case.trusted and own != case.trusted:
-            raise _mismatch(f"{trusted} is not the version that the daemon trusts")
+            raise mismatch(f"{trusted} is not the version that the daemon trusts")
         case = replace(case, trusted=own)
     return case
+
+
+def own_file(operation: Operation, path: Path) -> bytes:
+    """A file as the operation takes it: a policy byte by byte, metadata in canonical form."""
+    match operation:
+        case AcceptPolicy():
+            return read_file(path)
+        case StartRotation():
+            return own_plan(path)
+        case _:
+            return read_document(path).payload
 
 
 def judge(case: Case) -> Judged:
@@ -171,45 +194,54 @@ def judge(case: Case) -> Judged:
     operation = operations.decode(case.operation)
     basis = case.basis
     digest = hashlib.sha256(case.operation).digest()
-    checks: list[tuple[object, object, str]] = [
-        (operation.kind, basis.operation, "kind of operation"),
-        (digest.hex(), basis.operation_sha256, "operation"),
-        (rules_digest(case.rules), basis.rules_sha256, "rules"),
-    ]
+    same(operation.kind, basis.operation, "kind of operation")
+    same(digest.hex(), basis.operation_sha256, "operation")
+    same(rules_digest(case.rules), basis.rules_sha256, "rules")
     if case.officers is not None:
-        checks.append((case.officers.digest, basis.officers_sha256, "list of officers"))
-    changes: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
-    if isinstance(operation, SignMetadata):
-        if not case.payload:
-            raise InvalidRequest(
-                "PAYLOAD_MISSING", "the payload is not in the statement: give it by --payload FILE"
+        same(case.officers.digest, basis.officers_sha256, "list of officers")
+    compared = _compared(case, operation)
+    return Judged(case, operation, compared.digest or digest, compared)
+
+
+def _compared(case: Case, operation: Operation) -> Compared:
+    stated = case.basis.payload_sha256
+    match operation:
+        case SignMetadata():
+            return _metadata(case, operation)
+        case StartRotation():
+            return plan_compared(operation, case.payload, stated)
+        case AcceptPolicy():
+            revision = case.basis.policy_revision
+            return policy_compared(
+                operation, case.payload, stated, trusted=case.trusted, revision=revision
             )
-        payload, before = _parsed(case.payload), _parsed(case.trusted) if case.trusted else None
-        digest = bytes.fromhex(payload.digest)
-        checks += [
-            (payload.digest, basis.payload_sha256, "payload"),
-            (payload.digest, operation.payload_sha256, "payload of the operation"),
-            (payload.signed["version"], operation.version, "version"),
-            (payload.signed["_type"], type_of_role(operation.role), "type of metadata"),
-        ]
-        if before is not None:
-            checks.append((before.signed["_type"], payload.signed["_type"], "trusted version"))
-        changes = payload_changes(before, payload)
-        doubts = _doubts(case, operation, before)
-    else:
-        checks.append(("", basis.payload_sha256, "payload"))
-    if isinstance(operation, ChangeOfficer):
-        known = case.officers.get(operation.person.name) if case.officers is not None else None
-        changes = officer_changes(known, operation.person)
-        if case.officers is not None:
-            checks.append((officer_digest(known) if known else "", operation.before, "officer"))
-        elif operation.before:
-            doubts = ("the officers are not listed: what changes of this one is not known",)
-    for own, stated, what in checks:
-        if own != stated:
-            raise _mismatch(f"its {what} is {own}, where {stated} is stated")
-    return Judged(case, operation, digest, changes, doubts)
+        case ChangeOfficer():
+            same("", stated, "payload")
+            return officer_compared(operation, case.officers)
+        case _:
+            same("", stated, "payload")
+            return Compared()
+
+
+def _metadata(case: Case, operation: SignMetadata) -> Compared:
+    if not case.payload:
+        raise InvalidRequest(
+            "PAYLOAD_MISSING", "the payload is not in the statement: give it by --payload FILE"
+        )
+    payload, before = _parsed(case.payload), _parsed(case.trusted) if case.trusted else None
+    same(payload.digest, case.basis.payload_sha256, "payload")
+    same(payload.digest, operation.payload_sha256, "payload of the operation")
+    same(payload.signed["version"], operation.version, "version")
+    same(payload.signed["_type"], type_of_role(operation.role), "type of metadata")
+    if before is not None:
+        same(before.signed["_type"], payload.signed["_type"], "trusted version")
+    against = hashlib.sha256(case.trusted).hexdigest() if case.trusted else "nothing"
+    return Compared(
+        title=f"changes against {against}",
+        changes=payload_changes(before, payload),
+        doubts=_doubts(case, operation, before),
+        digest=bytes.fromhex(payload.digest),
+    )
 
 
 def _doubts(case: Case, operation: SignMetadata, before: Payload | None) -> tuple[str, ...]:
@@ -277,13 +309,6 @@ def decode(path: Path) -> tuple[Case, str]:
         ) from error
 
 
-def plain(text: str) -> str:
-    """Text that a terminal prints and does nothing else with."""
-    return "".join(
-        each if " " <= each <= "~" else each.encode("unicode_escape").decode() for each in text
-    )
-
-
 def _parsed(content: bytes) -> Payload:
     """Extra members are for the daemon's rules to judge; here they are shown like the rest."""
     return parse(content, max_bytes=PAYLOAD_MAX_BYTES, extra_members=_extra_members(content))
@@ -324,7 +349,3 @@ def _bytes(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError("no base64") from error
-
-
-def _mismatch(why: str) -> InvalidRequest:
-    return InvalidRequest("DIGEST_MISMATCH", f"do not approve this: {plain(why)}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from keyd.cli.compared import Compared, same
 from keyd.domain.officers import Officer, OfficerSet, officer_json, officer_of
+from keyd.domain.operations import ChangeOfficer, officer_digest
 from keyd.domain.quorum import BASE, QuorumRule, needs_outsider
 from keyd.rpc.convert_officers import officer_in
 from keyd.rpc.fields import Fields
@@ -52,6 +54,18 @@ def to_json(officers: OfficerSet | None) -> list[dict[str, Any]] | None:
 def of_json(value: Any) -> OfficerSet | None:
     """The inverse of `to_json`. Raises: KeyError, TypeError, ValueError."""
     return None if value is None else OfficerSet(tuple(officer_of(each) for each in value))
+
+
+def officer_compared(operation: ChangeOfficer, officers: OfficerSet | None) -> Compared:
+    """What happens to a person, against the listed one. Raises: InvalidRequest (DIGEST_MISMATCH)"""
+    known = officers.get(operation.person.name) if officers is not None else None
+    doubts: tuple[str, ...] = ()
+    if officers is not None:
+        same(officer_digest(known) if known else "", operation.before, "officer")
+    elif operation.before:
+        doubts = ("the officers are not listed: what changes of this one is not known",)
+    against = f"the officer {operation.before[:16]}" if operation.before else "nothing"
+    return Compared(f"changes against {against}", officer_changes(known, operation.person), doubts)
 
 
 def officer_changes(before: Officer | None, after: Officer) -> tuple[str, ...]:

@@ -43,8 +43,11 @@ _FILE_OPTIONS = tuple(
         f"--{name}", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=text
     )
     for name, text in (
-        ("payload", "Your own copy of the metadata to be signed; must be the proposal's."),
-        ("trusted", "Your own copy of the trusted version; must be what the daemon compares with."),
+        ("payload", "Your own copy of the metadata, plan or policy; must be the proposal's."),
+        (
+            "trusted",
+            "Your own copy of the trusted version, or policy; must be what keyd compares with.",
+        ),
     )
 )
 _CONFIRM = click.option(
@@ -107,8 +110,8 @@ def _check_seen(judged: Judged) -> None:
     if judged.doubts:
         raise InvalidRequest(
             "DIFFERENCE_UNKNOWN",
-            f"{judged.doubts[0]}; give your own copy by --trusted FILE, or say that you know what "
-            "you approve by --without-difference",
+            f"{judged.doubts[0]}; give your own copy by --trusted FILE (of what is proposed: "
+            "--payload FILE), or say that you know what you approve by --without-difference",
         )
 
 

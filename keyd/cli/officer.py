@@ -15,13 +15,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from keyd.cli.case import plain
 from keyd.cli.case_officers import advice
 from keyd.cli.deciding import key_options, opener
 from keyd.cli.metadata_files import read_file, write_file
 from keyd.cli.officer_keys import FILE_PREFIX, write_key_file
 from keyd.cli.options import Command, examples, json_option
-from keyd.cli.output import emit, facts, table
+from keyd.cli.output import emit, facts, plain, table
 from keyd.cli.proposal import propose
 from keyd.cli.remote import confirm_name, connect, dicts, profile_option
 from keyd.domain.keys import Scheme

@@ -38,6 +38,14 @@ def emit(as_json: bool, data: Mapping[str, Any], text: str) -> None:
         _echo(text)
 
 
+def plain(text: str) -> str:
+    """Text that a terminal prints and does nothing else with: ASCII, and the "…" of plans."""
+    return "".join(
+        each if " " <= each <= "~" or each == "…" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 def say(words: str) -> None:
     """A remark on stderr, out of the way of data."""
     _echo(words, err=True)

@@ -9,12 +9,12 @@ import click
 
 from keyd.cli import carrying_out, proposing
 from keyd.cli import case as cases
-from keyd.cli.case import Case, plain
+from keyd.cli.case import Case
 from keyd.cli.case_officers import listed
 from keyd.cli.deciding import decided, deciding_options, opener
 from keyd.cli.metadata_files import read_file, write_file
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit, facts, progress, table
+from keyd.cli.output import emit, facts, plain, progress, table
 from keyd.cli.remote import confirm_name, connect, dicts, profile_option
 from keyd.domain import approval, operations
 from keyd.domain.approval import Decision, Statement
@@ -77,7 +77,9 @@ def proposal() -> None:
     type=_FILE,
     help="Any operation, as canonical JSON (docs/reference/operations.md).",
 )
-@click.option("--payload", type=_FILE, help="With --operation: the metadata that it signs.")
+@click.option(
+    "--payload", type=_FILE, help="With --operation: the metadata, plan or policy that it names."
+)
 @click.option("--repository", default="", help="Repository; default: the profile's.")
 @click.option("--role", default="", help="With --sign: role; default: told by the file.")
 @click.option(
@@ -115,7 +117,7 @@ def create(
                     client, repository, *chosen["void"], elsewhere=elsewhere
                 )
             case "--accept-policy":
-                operation = proposing.policy(chosen["accept_policy"])
+                operation, content = proposing.policy(chosen["accept_policy"])
             case "--base-rule":
                 operation = proposing.base_rule(chosen["base_rule"])
             case _:
@@ -143,8 +145,8 @@ def list_proposals(*, all_states: bool, profile: str, as_json: bool) -> None:
 
 @proposal.command(epilog=examples("keyd proposal show p-…", "keyd proposal show p-… --json"))
 @click.argument("name")
-@click.option("--payload", type=_FILE, help="Your own copy of the metadata to be signed.")
-@click.option("--trusted", type=_FILE, help="Your own copy of the trusted version.")
+@click.option("--payload", type=_FILE, help="Your own copy of the metadata, plan or policy.")
+@click.option("--trusted", type=_FILE, help="Your own copy of the trusted version, or policy.")
 @profile_option
 @json_option
 def show(

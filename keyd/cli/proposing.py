@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from keyd.cli.case import own_file
 from keyd.cli.metadata_files import read_document, read_file
 from keyd.domain import operations
 from keyd.domain.operations import (
@@ -76,15 +77,16 @@ def base_rule(threshold: int) -> Operation:
     return SetBaseRule(threshold)
 
 
-def policy(path: Path) -> Operation:
+def policy(path: Path) -> tuple[Operation, bytes]:
     """Accept a policy file by its bytes."""
-    return AcceptPolicy(hashlib.sha256(read_file(path)).hexdigest())
+    content = read_file(path)
+    return AcceptPolicy(hashlib.sha256(content).hexdigest()), content
 
 
 def written(path: Path, payload: Path | None) -> tuple[Operation, bytes]:
     """An operation in canonical JSON, from a file. Raises: InvalidRequest, click.UsageError."""
     operation = operations.decode(read_file(path).removesuffix(b"\n"))
-    return operation, read_document(payload).payload if payload else b""
+    return operation, own_file(operation, payload) if payload else b""
 
 
 def one_of(chosen: dict[str, object]) -> str:

@@ -23,9 +23,9 @@ class ProposalState(StrEnum):
 class Proposal:
     """One operation that waits for a quorum, and all that approvals of it rest on.
 
-    `operation` are the bytes of `keyd.domain.operations.encode`, `payload` the metadata to be
-    signed, else b"". `officer` is the proposing person, "" if nobody of the officers proposed it.
-    Digests are SHA-256 in 64 lower-case hex digits.
+    `operation` are the bytes of `keyd.domain.operations.encode`, `payload` those whose digest it
+    names (`keyd.domain.attached`), else b"". `officer` is the proposing person, "" if nobody of the
+    officers proposed it. Digests are SHA-256 in 64 lower-case hex digits.
     """
 
     name: str

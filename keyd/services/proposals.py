@@ -9,17 +9,16 @@ from datetime import timedelta
 
 from keyd.domain import approval, operations
 from keyd.domain.approval import Decision
+from keyd.domain.attached import attached_digest
 from keyd.domain.audit import Entry, Event, Fields
 from keyd.domain.keys import Content
 from keyd.domain.operations import (
     ChangeKeyState,
     CreateKey,
     Operation,
-    SignMetadata,
     SignOpaque,
     VoidReservation,
 )
-from keyd.domain.payload import parse
 from keyd.domain.policy import Action, Caller
 from keyd.domain.quorum import rule_text
 from keyd.domain.records_quorum import Approval, Proposal, ProposalState
@@ -33,9 +32,9 @@ from keyd.errors import (
 )
 from keyd.ports import Transaction, View
 from keyd.services import effects, key_creation, quorum
+from keyd.services.attachments import check_attached, trusted_by
 from keyd.services.authorize import demand, denial
 from keyd.services.destruction import destroy, destroys
-from keyd.services.evidence import role_or_new, rules_of
 from keyd.services.keys import named as key_named
 from keyd.services.paging import Page, paged
 from keyd.services.proposal_room import make_room
@@ -50,7 +49,7 @@ MAX_LIFETIME_S = 30 * 86_400
 class Shown:
     """A proposal with what was said to it and where it stands; `daemon` is the ledger's id.
 
-    `trusted` is the payload that the role trusts now, for a diff; b"" if there is none.
+    `trusted` is what holds now in place of the payload, for a diff; b"" if there is nothing.
     """
 
     daemon: str
@@ -248,23 +247,11 @@ def _check_voter(view: View, proposal: Proposal, officer: str) -> None:
 
 
 def _check_payload(view: View, operation: Operation, payload: bytes) -> None:
-    """A payload that is to be signed must parse, and be the one that the operation names."""
+    """Officers are not asked about what cannot be done, or without what they have to see."""
     _check_key(view, operation)
     if isinstance(operation, VoidReservation):
         effects.voidable(view, operation)
-    if not isinstance(operation, SignMetadata):
-        if payload:
-            raise InvalidRequest("PAYLOAD_UNEXPECTED", f"{operation.kind} takes no payload")
-        return
-    role = role_or_new(view, operation.repository, operation.role)
-    rules = rules_of(role)
-    parsed = parse(payload, max_bytes=rules.payload_max_bytes, extra_members=rules.extra_members)
-    stated = (role.epoch, parsed.signed["version"], parsed.digest)
-    if stated != (operation.epoch, operation.version, operation.payload_sha256):
-        raise InvalidRequest(
-            "PAYLOAD_CHECKSUM_MISMATCH",
-            "the payload does not have the epoch, version and digest that the operation states",
-        )
+    check_attached(view, operation, payload)
 
 
 def _check_key(view: View, operation: Operation) -> None:
@@ -311,7 +298,7 @@ def _proposal(world: World, tx: Transaction, wish: _Wish) -> Proposal:
         operation=operations.encode(operation),
         operation_sha256=operations.digest(operation),
         payload=wish.payload,
-        payload_sha256=operation.payload_sha256 if isinstance(operation, SignMetadata) else "",
+        payload_sha256=attached_digest(operation),
         proposer=wish.principal,
         officer=proposer.name if proposer else "",
         rules=rules,
@@ -343,15 +330,10 @@ def _new_name() -> str:
 
 
 def _shown(world: World, view: View, proposal: Proposal) -> Shown:
-    trusted = b""
-    operation = operations.decode(proposal.operation)
-    if isinstance(operation, SignMetadata):
-        role = role_or_new(view, operation.repository, operation.role)
-        trusted = view.payload(role.trusted_digest) if role.trusted_digest else b""
     return Shown(
         daemon=view.identity().ledger_id,
         proposal=proposal,
         approvals=view.approvals(proposal.name),
         standing=quorum.standing(world, view, proposal),
-        trusted=trusted,
+        trusted=trusted_by(view, proposal),
     )

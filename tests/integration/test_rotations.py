@@ -149,6 +149,9 @@ def test_officers_approve_the_plan_and_then_the_root(
 ) -> None:
     wanted = rotation_of("root", "root-1", "root-4")
     digest, proposal = start_needs(world, wanted)
+    held = proposals.get(world, ADMIN, proposal).proposal
+    assert held.payload == planning.plan(world, ADMIN, wanted).json
+    assert held.payload_sha256 == digest
     officers.approve(proposal, "alice", "bob")
     name = starting.start(world, ADMIN, wanted, digest, grace_s=3600).rotation.name
     went = go_on(world, name)

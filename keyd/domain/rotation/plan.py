@@ -108,12 +108,17 @@ class Plan:
     @property
     def raw(self) -> bytes:
         """The plan as JSON with sorted members: what the digest is of, and what is kept."""
-        return _encode(to_json(self)).encode()
+        return encoded(to_json(self))
 
     @property
     def digest(self) -> str:
         """SHA-256 of `raw`, 64 hex digits."""
         return hashlib.sha256(self.raw).hexdigest()
+
+
+def encoded(document: Mapping[str, Any]) -> bytes:
+    """A plan's plain data as the bytes that its digest is of."""
+    return _encode(document).encode()
 
 
 def range_words(roles: Sequence[str]) -> str:

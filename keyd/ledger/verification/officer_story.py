@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from keyd.domain import approval, operations
 from keyd.domain.approval import Basis, Decision
+from keyd.domain.attached import attached_digest
 from keyd.domain.audit import Event
 from keyd.domain.keys import KeyState
 from keyd.domain.officers import OfficerSet, officer_of
@@ -248,8 +249,9 @@ class OfficerStory:
             "kind": operation.kind,
             "officer": proposer.name if proposer else "",
         }
-        if isinstance(operation, SignMetadata):
-            expected["payload_sha256"] = operation.payload_sha256
+        # Plans and policies were not kept beside their digests from the beginning.
+        if entry["payload_sha256"] or isinstance(operation, SignMetadata):
+            expected["payload_sha256"] = attached_digest(operation)
         if wrong := differing(entry, expected):
             self._report.flaw(where, f"it differs in {wrong} from what it follows from")
         if basis.officers_sha256 != self.officers.digest:

@@ -78,7 +78,7 @@ def start(
         rotation = world.ledger.transact(work)
     except ApprovalRequired as refused:
         operation = StartRotation(wanted.repository, plan_digest)
-        raise ask(world, caller, refused, operation) from refused
+        raise ask(world, caller, refused, operation, plan.raw) from refused
     failpoint(Failpoint.ROTATION_STARTED)
     return world.ledger.read(lambda view: progress_of(view, rotation))
 

@@ -11,6 +11,8 @@ from keyd.config.policy_file import parse_policy
 from keyd.daemon.policy_source import policy_to_start_with, take_policy
 from keyd.domain.operations import AcceptPolicy, StartRotation
 from keyd.domain.policy import Policy
+from keyd.domain.rotation.changes import ChangeSet, RotationKind
+from keyd.domain.rotation.plan import Plan
 from keyd.errors import KeydError
 from keyd.services.repositories import bootstrap
 from keyd.services.world import World
@@ -101,7 +103,7 @@ def test_an_acceptance_is_good_for_one_change(world: World) -> None:
     take(world, GRANT)
     enrol(world, ANN, BEN, CAT)
     revision = parse_policy(WIDER.encode(), PATH).revision
-    carry_out(world, AcceptPolicy(revision), ANN, CAT)
+    carry_out(world, AcceptPolicy(revision), ANN, CAT, payload=WIDER.encode())
     take(world, WIDER)
     take(world, GRANT)
     assert refused(world, WIDER) == "POLICY_LOOSENED"
@@ -176,7 +178,8 @@ def test_the_base_rule_stands_whatever_the_policy_asks(world: World) -> None:
     """A file that was in force before such lines were refused lets nobody decide alone."""
     enrol(world, ANN, BEN, CAT)
     old = under(world, LONE_START)
-    shown = approve(old, propose(old, StartRotation("demo", "0" * 64)), ANN)
+    plan = Plan(ChangeSet(RotationKind.TIMESTAMP, "demo"), (), (), (), ())
+    shown = approve(old, propose(old, StartRotation("demo", plan.digest), plan.raw), ANN)
     assert [tally.missing for tally in shown.standing.tallies] == [0, 1]
     assert not shown.standing.approved
     assert approve(old, shown, BEN).standing.approved

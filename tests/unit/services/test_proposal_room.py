@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from keyd.domain import canonical
-from keyd.domain.operations import AcceptPolicy, SignMetadata
+from keyd.domain.operations import SetBaseRule, SignMetadata
 from keyd.domain.payload import parse
 from keyd.errors import Exhausted
 from keyd.services import proposal_room, proposals
@@ -28,31 +28,31 @@ def world(tmp_path: Path) -> Iterator[World]:
     opened.ledger.close()
 
 
-def policy(number: int) -> AcceptPolicy:
-    return AcceptPolicy(f"{number:064x}")
+def base_rule(number: int) -> SetBaseRule:
+    return SetBaseRule(2 + number)
 
 
 def refused(world: World, number: int) -> str:
     with pytest.raises(Exhausted) as caught:
-        propose(world, policy(number), caller=SIGNER)
+        propose(world, base_rule(number), caller=SIGNER)
     assert "cancel" in caught.value.message
     return caught.value.reason
 
 
 def test_a_principal_has_so_many_and_others_have_theirs(world: World) -> None:
-    first = propose(world, policy(0), caller=SIGNER)
+    first = propose(world, base_rule(0), caller=SIGNER)
     for number in range(1, proposal_room.MAX_OPEN_EACH):
-        propose(world, policy(number), caller=SIGNER)
+        propose(world, base_rule(number), caller=SIGNER)
     assert refused(world, 1_000) == REASON
-    propose(world, policy(1_000), caller=ADMIN)
+    propose(world, base_rule(1_000), caller=ADMIN)
     # What is open already is found, however many there are.
-    assert propose(world, policy(0), caller=SIGNER).proposal == first.proposal
+    assert propose(world, base_rule(0), caller=SIGNER).proposal == first.proposal
     proposals.cancel(world, SIGNER, first.proposal.name)
-    propose(world, policy(2_000), caller=SIGNER)
+    propose(world, base_rule(2_000), caller=SIGNER)
     assert refused(world, 2_001) == REASON
     assert isinstance(world.clock, TestClock)
     world.clock.advance(seconds=LIFETIME_S)
-    propose(world, policy(2_001), caller=SIGNER)
+    propose(world, base_rule(2_001), caller=SIGNER)
 
 
 def test_payloads_of_a_principal_are_counted_in_bytes(
@@ -71,7 +71,7 @@ def test_payloads_of_a_principal_are_counted_in_bytes(
         propose(world, *roots[1], caller=SIGNER)
     assert caught.value.reason == REASON
     # Without a payload there is nothing to count; others have room of their own.
-    propose(world, policy(1), caller=SIGNER)
+    propose(world, base_rule(1), caller=SIGNER)
     propose(world, *roots[1], caller=ADMIN)
     world.ledger.close()
 

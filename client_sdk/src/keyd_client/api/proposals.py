@@ -36,7 +36,8 @@ class Proposals:
     ) -> Proposal:
         """Propose an operation (canonical JSON), or find its open proposal.
 
-        `payload`: the metadata that a "sign_metadata" is about. `lifetime_s` 0: a week.
+        `payload`: the bytes whose digest the operation names: metadata, a plan's JSON, a policy
+        file. `lifetime_s` 0: a week.
         """
         request = CreateProposalRequest(operation=operation, payload=payload, lifetime_s=lifetime_s)
         return self._connection.call(
@@ -84,7 +85,7 @@ class Proposals:
     def get(
         self, proposal: str, *, payloads: bool = True, timeout_s: float | None = None
     ) -> GetProposalResponse:
-        """One proposal; with `payloads` also the metadata that is to be signed, and is trusted."""
+        """One proposal; with `payloads` also its bytes, and those that hold in their place now."""
         request = GetProposalRequest(proposal=proposal, without_payloads=not payloads)
         return self._connection.call(
             lambda channel: ProposalServiceStub(channel).GetProposal, request, timeout_s
