@@ -271,7 +271,10 @@ class Proposal(_message.Message):
     operation_sha256: _builtins.bytes
     """SHA-256 of `operation`, 32 bytes."""
     payload_sha256: _builtins.bytes
-    """SHA-256 of the metadata that is to be signed, 32 bytes; empty for other operations."""
+    """SHA-256 of the bytes that the operation names by their digest (the metadata to be signed, the
+    plan, the policy file), 32 bytes; empty for other operations, and where an older daemon did not
+    keep them.
+    """
     words: _builtins.str
     """The operation in a line, as the daemon words it: officers' tools word it themselves."""
     proposer: _builtins.str
@@ -356,7 +359,10 @@ class CreateProposalRequest(_message.Message):
     operation: _builtins.bytes
     """The operation: canonical JSON, at most 256 KiB. Required."""
     payload: _builtins.bytes
-    """For sign_metadata the canonical metadata payload, else empty."""
+    """The bytes that the operation names by their digest, at most 3,750,000: for sign_metadata the
+    canonical metadata payload, for start_rotation the plan's `json`, for accept_policy the file. Else
+    empty.
+    """
     lifetime_s: _builtins.int
     """How long it may wait, in seconds: 60 to 2,592,000; left out: 604,800 (a week)."""
     def __init__(
@@ -493,9 +499,10 @@ class GetProposalResponse(_message.Message):
     TRUSTED_FIELD_NUMBER: _builtins.int
     TRUSTED_OMITTED_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
-    """The metadata that is to be signed; empty for other operations."""
+    """The bytes of which the operation names the digest; empty where `payload_sha256` is."""
     trusted: _builtins.bytes
-    """The metadata that the role trusts now, for a comparison; empty if there is none, or if both
+    """What holds now in its place, for a comparison: the metadata that the role trusts, or the policy
+    in force, as long as that is the one of `policy_revision`. Empty if there is none, or if both
     together are more than 4,000,000 bytes (then `trusted_omitted`).
     """
     trusted_omitted: _builtins.bool
