@@ -18,7 +18,7 @@ from typing import Any
 
 from keyd.cli import case_officers
 from keyd.cli.case_attached import own_plan, plan_compared, policy_compared
-from keyd.cli.case_officers import officer_compared
+from keyd.cli.case_officers import officer_compared, succession_compared
 from keyd.cli.compared import Compared, mismatch, same
 from keyd.cli.metadata_files import read_document, read_file
 from keyd.cli.output import plain
@@ -32,6 +32,7 @@ from keyd.domain.operations import (
     Operation,
     SignMetadata,
     StartRotation,
+    SucceedOfficer,
 )
 from keyd.domain.payload import Payload, parse
 from keyd.domain.payload_changes import payload_changes
@@ -218,6 +219,9 @@ def _compared(case: Case, operation: Operation) -> Compared:
         case ChangeOfficer():
             same("", stated, "payload")
             return officer_compared(operation, case.officers)
+        case SucceedOfficer():
+            same("", stated, "payload")
+            return succession_compared(operation, case.officers)
         case _:
             same("", stated, "payload")
             return Compared()

@@ -7,7 +7,7 @@ from typing import Any
 
 from keyd.cli.compared import Compared, same
 from keyd.domain.officers import Officer, OfficerSet, officer_json, officer_of
-from keyd.domain.operations import ChangeOfficer, officer_digest
+from keyd.domain.operations import ChangeOfficer, SucceedOfficer, officer_digest
 from keyd.domain.quorum import BASE, QuorumRule, needs_outsider
 from keyd.rpc.convert_officers import officer_in
 from keyd.rpc.fields import Fields
@@ -58,14 +58,43 @@ def of_json(value: Any) -> OfficerSet | None:
 
 def officer_compared(operation: ChangeOfficer, officers: OfficerSet | None) -> Compared:
     """What happens to a person, against the listed one. Raises: InvalidRequest (DIGEST_MISMATCH)"""
-    known = officers.get(operation.person.name) if officers is not None else None
-    doubts: tuple[str, ...] = ()
-    if officers is not None:
-        same(officer_digest(known) if known else "", operation.before, "officer")
-    elif operation.before:
-        doubts = ("the officers are not listed: what changes of this one is not known",)
-    against = f"the officer {operation.before[:16]}" if operation.before else "nothing"
-    return Compared(f"changes against {against}", officer_changes(known, operation.person), doubts)
+    known = _listed_before(operation, officers)
+    return Compared(
+        f"changes against {_against(operation)}",
+        officer_changes(known, operation.person),
+        _doubts(operation, officers),
+    )
+
+
+def succession_compared(operation: SucceedOfficer, officers: OfficerSet | None) -> Compared:
+    """The same of both persons, who joins first. Raises: InvalidRequest (DIGEST_MISMATCH)."""
+    changes: list[str] = []
+    doubts: list[str] = []
+    for each in operation.changes:
+        known = _listed_before(each, officers)
+        changes.append(f"officer {each.person.name} against {_against(each)}:")
+        changes += (f"  {line}" for line in officer_changes(known, each.person))
+        doubts += _doubts(each, officers)
+    return Compared("changes of two officers", tuple(changes), tuple(doubts))
+
+
+def _listed_before(operation: ChangeOfficer, officers: OfficerSet | None) -> Officer | None:
+    """Who is listed under the name; it must be whom the operation is about."""
+    if officers is None:
+        return None
+    known = officers.get(operation.person.name)
+    same(officer_digest(known) if known else "", operation.before, "officer")
+    return known
+
+
+def _against(operation: ChangeOfficer) -> str:
+    return f"the officer {operation.before[:16]}" if operation.before else "nothing"
+
+
+def _doubts(operation: ChangeOfficer, officers: OfficerSet | None) -> tuple[str, ...]:
+    if officers is not None or not operation.before:
+        return ()
+    return ("the officers are not listed: what changes of this one is not known",)
 
 
 def officer_changes(before: Officer | None, after: Officer) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from keyd.domain import approval
-from keyd.domain.officers import OfficerKeyState
-from keyd.domain.operations import ChangeOfficer
+from keyd.domain.officers import Officer, OfficerKeyState, OfficerState
+from keyd.domain.operations import ChangeOfficer, SucceedOfficer
 from tests.officers import person
 from tests.unit.cli.desk import Desk, reason, root
 
@@ -118,3 +118,35 @@ def test_a_change_of_an_officer_is_shown_against_the_officer(desk: Desk) -> None
     assert reason(desk.approve(unlisted)) == "DIFFERENCE_UNKNOWN"
     other = desk.case(ChangeOfficer.to(changed, replace(bob, groups=frozenset({"ops"}))))
     assert reason(desk.approve(other)) == "DIGEST_MISMATCH"
+
+
+def succession(bob: Officer, dora: Officer) -> SucceedOfficer:
+    leaving = ChangeOfficer.to(replace(bob, state=OfficerState.REVOKED), bob)
+    return SucceedOfficer(leaving.officer, leaving.before, ChangeOfficer.to(dora, None).officer)
+
+
+def test_a_succession_is_shown_with_both_persons(desk: Desk) -> None:
+    """Names by which a person calls decide what they cannot approve: none may pass unseen."""
+    bob, dora = desk.officers.officers[1], person("dora", principals=["unix:release"]).officer
+    case = desk.case(succession(bob, dora))
+    result = desk.approve(case)
+    assert result.exit_code == 0, result.output
+    for line in (
+        "officer dora against nothing:",
+        "+ calls as: unix:release",
+        f"+ key {dora.keys[0].fingerprint}",
+        "officer bob against the officer ",
+        "- state: ENROLLED",
+        "+ state: REVOKED",
+    ):
+        assert line in result.output
+    assert f"key {bob.keys[0].fingerprint}" not in result.output, "it stays as it is"
+    assert reason(desk.approve(replace(case, officers=None))) == "DIFFERENCE_UNKNOWN"
+
+
+def test_a_succession_is_of_the_listed_officer(desk: Desk) -> None:
+    bob, dora = desk.officers.officers[1], person("dora").officer
+    another = replace(bob, groups=frozenset({"ops"}))
+    assert reason(desk.approve(desk.case(succession(another, dora)))) == "DIGEST_MISMATCH"
+    taken = replace(dora, name="alice")
+    assert reason(desk.approve(desk.case(succession(bob, taken)))) == "DIGEST_MISMATCH"
