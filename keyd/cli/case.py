@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 
 from keyd.cli import case_officers
 from keyd.cli.case_attached import own_plan, plan_compared, policy_compared
+from keyd.cli.case_metadata import metadata_compared
 from keyd.cli.case_officers import officer_compared, succession_compared
-from keyd.cli.compared import Compared, mismatch, same
+from keyd.cli.compared import Compared, digest_lines, mismatch, same
 from keyd.cli.metadata_files import read_document, read_file
 from keyd.cli.output import plain
 from keyd.domain import operations
@@ -34,17 +34,12 @@ from keyd.domain.operations import (
     StartRotation,
     SucceedOfficer,
 )
-from keyd.domain.payload import Payload, parse
-from keyd.domain.payload_changes import payload_changes
 from keyd.domain.quorum import QuorumRule, rules_digest
-from keyd.domain.sizes import PAYLOAD_MAX_BYTES
-from keyd.domain.trust import type_of_role
 from keyd.errors import InvalidRequest
 from keyd_client.messages import GetProposalResponse
 
 _FORM = "keyd-statement-file-v1"
 _FILE_MAX = 16_000_000
-_WORDS_IN_A_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -92,13 +87,11 @@ class Judged:
             f"proposal   {plain(basis.proposal)}",
             f"daemon     {plain(basis.daemon)}",
             f"operation  {plain(self.operation.words())}",
-            f"SHA-256    {_grouped(self.digest)}",
-            *_rows(self.digest),
+            *digest_lines(self.digest),
             *(f"rule       {plain(rule.words())} ({plain(rule.name)})" for rule in self.case.rules),
             f"officers   {self._people()}",
             f"expires    {plain(basis.expires)}",
-            *self._changes(),
-            *(f"WARNING    {plain(each)}" for each in self.doubts),
+            *self.compared.lines(),
         )
 
     def _people(self) -> str:
@@ -108,12 +101,6 @@ class Judged:
             return f"not listed; {plain(self.case.basis.officers_sha256)} is the daemon's word"
         names = ", ".join(plain(each.name) for each in found.able)
         return f"{names} (SHA-256 {found.digest[:16]}, computed here)"
-
-    def _changes(self) -> tuple[str, ...]:
-        if not self.compared.title:
-            return ()
-        indented = tuple(f"  {plain(line)}".rstrip() for line in self.changes)
-        return (f"{plain(self.compared.title)}:", *(indented or ("  (nothing)",)))
 
     def data(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -232,36 +219,16 @@ def _metadata(case: Case, operation: SignMetadata) -> Compared:
         raise InvalidRequest(
             "PAYLOAD_MISSING", "the payload is not in the statement: give it by --payload FILE"
         )
-    payload, before = _parsed(case.payload), _parsed(case.trusted) if case.trusted else None
-    same(payload.digest, case.basis.payload_sha256, "payload")
-    same(payload.digest, operation.payload_sha256, "payload of the operation")
-    same(payload.signed["version"], operation.version, "version")
-    same(payload.signed["_type"], type_of_role(operation.role), "type of metadata")
-    if before is not None:
-        same(before.signed["_type"], payload.signed["_type"], "trusted version")
-    against = hashlib.sha256(case.trusted).hexdigest() if case.trusted else "nothing"
-    return Compared(
-        title=f"changes against {against}",
-        changes=payload_changes(before, payload),
-        doubts=_doubts(case, operation, before),
-        digest=bytes.fromhex(payload.digest),
+    compared = metadata_compared(
+        operation.role,
+        operation.version,
+        case.payload,
+        case.trusted,
+        why="the daemon left it out, it is too large" if case.omitted else "the daemon has none",
     )
-
-
-def _doubts(case: Case, operation: SignMetadata, before: Payload | None) -> tuple[str, ...]:
-    """Why the difference may not tell what is new for clients."""
-    if before is None:
-        if operation.version == 1:
-            return ()
-        why = "the daemon left it out, it is too large" if case.omitted else "the daemon has none"
-        subject = f"the trusted version before {plain(operation.role)} {operation.version}"
-        return (f"{subject} is not here ({why}): what is new in it is NOT KNOWN",)
-    version = before.signed["version"]
-    if operation.role == "root" and version != operation.version - 1:
-        return (
-            f"root {operation.version} is compared with root {version}, which it does not follow",
-        )
-    return ()
+    same(compared.digest.hex(), case.basis.payload_sha256, "payload")
+    same(compared.digest.hex(), operation.payload_sha256, "payload of the operation")
+    return compared
 
 
 def encode(case: Case, officer: str) -> bytes:
@@ -311,33 +278,6 @@ def decode(path: Path) -> tuple[Case, str]:
         raise InvalidRequest(
             "STATEMENT_UNREADABLE", f"{path} is no file of keyd proposal statement"
         ) from error
-
-
-def _parsed(content: bytes) -> Payload:
-    """Extra members are for the daemon's rules to judge; here they are shown like the rest."""
-    return parse(content, max_bytes=PAYLOAD_MAX_BYTES, extra_members=_extra_members(content))
-
-
-def _extra_members(content: bytes) -> tuple[str, ...]:
-    try:
-        members: Iterable[str] = json.loads(content)
-    except (ValueError, RecursionError):
-        return ()
-    return tuple(members)
-
-
-def _grouped(digest: bytes) -> str:
-    text = digest.hex()
-    return " ".join(text[start : start + 8] for start in range(0, len(text), 8))
-
-
-def _rows(digest: bytes) -> tuple[str, ...]:
-    """Words, numbered by their rows, for reading aloud."""
-    words = digest_words(digest)
-    return tuple(
-        f"  words {first + 1:>2}  {'  '.join(words[first : first + _WORDS_IN_A_ROW])}"
-        for first in range(0, len(words), _WORDS_IN_A_ROW)
-    )
 
 
 def _groups(value: dict[str, Any]) -> dict[str, int]:

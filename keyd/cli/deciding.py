@@ -11,7 +11,7 @@ import click
 from keyd.cli.case import Case, Judged, judge
 from keyd.cli.officer_keys import checked, opened
 from keyd.cli.options import hexadecimal
-from keyd.cli.output import say
+from keyd.cli.output import plain, say
 from keyd.cli.remote import confirm_name
 from keyd.domain.approval import Decision, Statement, sealed
 from keyd.domain.officers import OfficerKey, OfficerKeyKind
@@ -110,8 +110,9 @@ def _check_seen(judged: Judged) -> None:
     if judged.doubts:
         raise InvalidRequest(
             "DIFFERENCE_UNKNOWN",
-            f"{judged.doubts[0]}; give your own copy by --trusted FILE (of what is proposed: "
-            "--payload FILE), or say that you know what you approve by --without-difference",
+            f"{plain(judged.doubts[0])}; give your own copy by --trusted FILE (or of what is "
+            "proposed by --payload FILE), or say that you know what you approve by "
+            "--without-difference",
         )
 
 

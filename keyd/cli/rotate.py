@@ -11,18 +11,25 @@ import click
 from keyd.cli.exits import Exit
 from keyd.cli.metadata_files import read_file
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit, progress, say, table
+from keyd.cli.output import emit, plain, progress, say, table
 from keyd.cli.remote import comment_option, connect, dicts, profile_option
 from keyd.cli.rotation_change import change_of, change_options
 from keyd.cli.rotation_explain import explain
-from keyd.cli.rotation_plan import is_refused, plan_data, say_findings
+from keyd.cli.rotation_plan import (
+    is_refused,
+    plan_data,
+    plan_of_daemon,
+    plan_table,
+    say_findings,
+)
+from keyd.cli.rotation_receipt import receipt
+from keyd.domain.rotation.plan import Plan
 from keyd_client import Client
 from keyd_client.messages import (
     GetRotationResponse,
     PlanRotationResponse,
     Rotation,
     RotationChange,
-    RotationPlan,
     as_dict,
     label,
 )
@@ -39,6 +46,7 @@ def rotate() -> None:
 
 
 rotate.add_command(explain)
+rotate.add_command(receipt)
 
 
 @rotate.command(
@@ -58,11 +66,11 @@ def plan(*, profile: str, as_json: bool, **given: Any) -> int:
     """
     with connect(profile) as client:
         answer = client.rotations.plan(_change(client, given))
-    found = answer.plan
-    say_findings(found)
+    found = plan_of_daemon(answer.plan)
+    say_findings(found.findings)
     data = {"plan": plan_data(found), "exposed": dicts(answer.exposed)}
-    emit(as_json, data, "\n".join([*found.lines, *_exposed(answer)]))
-    return Exit.FAILED if is_refused(found) else Exit.DONE
+    emit(as_json, data, "\n".join([*plan_table(found), *_exposed(answer)]))
+    return Exit.FAILED if is_refused(found.findings) else Exit.DONE
 
 
 @rotate.command(
@@ -85,14 +93,15 @@ def start(*, confirm: str, grace_hours: int, profile: str, as_json: bool, **give
     """Begin a change whose plan was read, and do what can be done at once."""
     with connect(profile) as client:
         change = _change(client, given)
-        found = client.rotations.plan(change).plan
-        if is_refused(found):
-            say_findings(found)
+        found = plan_of_daemon(client.rotations.plan(change).plan)
+        if is_refused(found.findings):
+            say_findings(found.findings)
             emit(as_json, {"plan": plan_data(found)}, "")
             return Exit.FAILED
         _confirm(found, confirm)
-        begun = client.rotations.start(change, found.digest, grace_s=grace_hours * 3600)
-        say(f"{begun.name}: started")
+        digest = bytes.fromhex(found.digest)
+        begun = client.rotations.start(change, digest, grace_s=grace_hours * 3600)
+        say(f"{plain(begun.name)}: started")
         return _go_on(client, begun.name, as_json)
 
 
@@ -116,14 +125,16 @@ def status(*, name: str, repository: str, profile: str, as_json: bool) -> None:
     with connect(profile) as client:
         if not name:
             found = list(client.rotations.list(repository or client.profile.repository))
-            rows = [(r.name, label(r, "kind"), label(r, "state"), r.next) for r in found]
+            rows = [
+                (plain(r.name), label(r, "kind"), label(r, "state"), plain(r.next)) for r in found
+            ]
             headers = ("NAME", "KIND", "STATE", "NEXT")
             emit(as_json, {"rotations": dicts(found)}, table(headers, rows))
             return
         one = client.rotations.get(name)
     data = {
         "rotation": as_dict(one.rotation),
-        "plan": plan_data(one.plan),
+        "plan": plan_data(plan_of_daemon(one.plan)),
         "exposed": dicts(one.exposed),
     }
     emit(as_json, data, "\n".join([_rotation(one.rotation), *_exposed(one)]))
@@ -139,27 +150,6 @@ def cancel(*, name: str, comment: str, profile: str, as_json: bool) -> None:
     with connect(profile) as client:
         ended = client.rotations.cancel(name, comment)
     emit(as_json, {"rotation": as_dict(ended)}, f"{name}: cancelled")
-
-
-@rotate.command(epilog=examples("keyd rotate receipt r-abc… --output to-sign"))
-@_name_argument
-@click.option("--role", default="", help="Role; default: the one that waits.")
-@click.option("--output", type=_OUT, required=True, help="Directory for payload and receipt.")
-@profile_option
-@json_option
-def receipt(*, name: str, role: str, output: Path, profile: str, as_json: bool) -> None:
-    """Fetch what is to be signed elsewhere: the exact payload and the receipt of its version."""
-    with connect(profile) as client:
-        found = client.rotations.receipt(name, role)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "payload").write_bytes(found.payload)
-    (output / "receipt.json").write_bytes(found.receipt)
-    for line in found.change:
-        say(line)
-    rows = [(keyid, holder) for keyid, holder in sorted(found.wanted.items())]
-    words = f"{found.role} {found.version}: sign the bytes of {output / 'payload'}"
-    text = f"{words}\n{table(('KEY ID', 'HELD BY'), rows)}".rstrip()
-    emit(as_json, {"receipt": as_dict(found)}, text)
 
 
 @rotate.command(
@@ -211,7 +201,8 @@ def files(*, name: str, output: Path | None, published: bool, profile: str, as_j
         path.write_bytes(file.content)
         rows.append((path.name, file.content_sha256.hex()))
     listed = [{"file": path, "sha256": digest} for path, digest in rows]
-    emit(as_json, {"files": listed}, table(("FILE", "SHA-256"), rows))
+    shown = [(plain(path), digest) for path, digest in rows]
+    emit(as_json, {"files": listed}, table(("FILE", "SHA-256"), shown))
 
 
 def _file_name(role: str, version: int) -> str:
@@ -227,12 +218,12 @@ def _change(client: Client, given: dict[str, Any]) -> RotationChange:
     return change
 
 
-def _confirm(found: RotationPlan, given: str) -> None:
+def _confirm(found: Plan, given: str) -> None:
     """Raises: click.UsageError unless the plan's digest was named."""
-    digest = found.digest.hex()
+    digest = found.digest
     if not given:
-        say_findings(found)
-        click.echo("\n".join(found.lines), err=True)
+        say_findings(found.findings)
+        say("\n".join(plan_table(found)))
         if not os.isatty(0):
             raise click.UsageError(f"read the plan, then add --confirm {digest}")
         given = click.prompt("Type the first 8 digits of the plan's digest to start it", err=True)
@@ -247,7 +238,7 @@ def _go_on(client: Client, name: str, as_json: bool) -> int:
         with progress(f"continuing {name}"):
             answer = client.rotations.go_on(name, timeout_s=_TIMEOUT_S)
         for line in answer.done:
-            say(line)
+            say(plain(line))
         done += answer.done
         # There may be thousands of bins to sign, more than one call has time for.
         if not answer.done or label(answer.rotation, "state") != "RUNNING":
@@ -260,11 +251,12 @@ def _go_on(client: Client, name: str, as_json: bool) -> int:
 
 def _rotation(found: Rotation) -> str:
     rows = [
-        (place, "done" if step.done else "", step.text, "; ".join(step.missing))
+        (place, "done" if step.done else "", plain(step.text), plain("; ".join(step.missing)))
         for place, step in enumerate(found.steps, 1)
     ]
-    first = f"{found.name}: {label(found, 'kind')} of {found.repository}, {label(found, 'state')}"
-    last = f"next: {found.next}" if found.next else ""
+    name, repository = plain(found.name), plain(found.repository)
+    first = f"{name}: {label(found, 'kind')} of {repository}, {label(found, 'state')}"
+    last = f"next: {plain(found.next)}" if found.next else ""
     return "\n".join(
         part for part in (first, table(("STEP", "", "WHAT", "MISSING"), rows), last) if part
     )
@@ -275,7 +267,13 @@ def _exposed(found: PlanRotationResponse | GetRotationResponse) -> list[str]:
     if not found.exposed:
         return []
     rows = [
-        (one.key, one.role, one.version, "yes" if one.accepted else "no", one.log_index)
+        (
+            plain(one.key),
+            plain(one.role),
+            one.version,
+            "yes" if one.accepted else "no",
+            one.log_index,
+        )
         for one in found.exposed
     ]
     first = f"\nsigned by compromised keys, {found.exposed_total} in all:"

@@ -13,16 +13,12 @@ from keyd.cli.exits import Exit
 from keyd.cli.metadata_files import read_file
 from keyd.cli.options import examples, json_option
 from keyd.cli.output import emit
-from keyd.cli.rotation_plan import is_refused, plan_data, say_findings
+from keyd.cli.rotation_plan import is_refused, plan_data, plan_table, say_findings
 from keyd.domain import metadata_file
 from keyd.domain.metadata_file import MetadataFile
 from keyd.domain.rotation.explaining import Count, Explanation
 from keyd.domain.rotation.explaining import explain as compare
-from keyd.domain.rotation.plan import table
 from keyd.errors import InvalidRequest
-from keyd.rpc.convert_rotations import plan_out
-from keyd.services.rotation.planning import Planned
-from keyd_client.messages import RotationPlan
 
 _COMES_OR_GOES = re.compile(r"(key \S+: )fingerprint: (?:\(absent\) -> |\S+ -> \(absent\)$)")
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -47,16 +43,16 @@ def explain(*, old_file: Path, new_file: Path, as_json: bool) -> int:
     found = compare(old, new, old_file.name)
     meeting = meet((old.version, old_bytes), (new.version, new_bytes))
     client = _client(old, new, usable=meeting.usable, took=meeting.took)
-    shown = _shown(found)
-    say_findings(shown)
+    say_findings(found.findings)
     data = {
-        "plan": plan_data(shown),
+        "plan": plan_data(found.plan, found.findings),
         "change": {"lines": list(found.change.lines), "digest": found.change.digest},
         "signatures": [_count_data(count) for count in found.counts],
         "client": {"takes": meeting.took, "words": client, "said": meeting.said},
     }
-    emit(as_json, data, "\n".join([*shown.lines, *_more(found, new), client, *_said(meeting.said)]))
-    return Exit.FAILED if is_refused(shown) or not meeting.took else Exit.DONE
+    lines = [*plan_table(found.plan), *_more(found, new), client, *_said(meeting.said)]
+    emit(as_json, data, "\n".join(lines))
+    return Exit.FAILED if is_refused(found.findings) or not meeting.took else Exit.DONE
 
 
 def _root(path: Path) -> tuple[MetadataFile, bytes]:
@@ -68,11 +64,6 @@ def _root(path: Path) -> tuple[MetadataFile, bytes]:
     if found.payload.signed["_type"] != "root":
         raise click.UsageError(f"{path} is no root: give two root files, the older one first")
     return found, content
-
-
-def _shown(found: Explanation) -> RotationPlan:
-    plan = found.plan
-    return plan_out(Planned(plan.digest, table(plan), plan.raw, found.findings))
 
 
 def _more(found: Explanation, new: MetadataFile) -> list[str]:

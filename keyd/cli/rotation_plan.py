@@ -1,34 +1,54 @@
-"""How a rotation's plan is shown, wherever it comes from."""
+"""How a rotation's plan is shown, wherever it comes from: built here from its bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from keyd.cli.output import say
+from keyd.cli.output import plain, say
 from keyd.cli.remote import dicts
+from keyd.domain.rotation.plan import Plan, table
+from keyd.domain.rotation.reading import finding_line, read_plan
+from keyd.errors import Finding, InvalidRequest, Severity
+from keyd.rpc.convert import findings_out
 from keyd_client.messages import RotationPlan
 
 
-def plan_data(found: RotationPlan) -> dict[str, Any]:
-    """The plan as JSON."""
+def plan_of_daemon(found: RotationPlan) -> Plan:
+    """The plan behind the digest that starts it, whatever else the daemon says of it.
+
+    Raises: InvalidRequest (DIGEST_MISMATCH, PLAN_UNREADABLE).
+    """
+    raw = found.json.encode()
+    if hashlib.sha256(raw).digest() != found.digest:
+        raise InvalidRequest(
+            "DIGEST_MISMATCH", "the plan has another digest than the daemon says: start nothing"
+        )
+    return read_plan(raw)
+
+
+def plan_data(plan: Plan, findings: Sequence[Finding] = ()) -> dict[str, Any]:
+    """The plan as JSON, with findings of its own or more."""
     return {
-        "digest": found.digest.hex(),
-        "plan": json.loads(found.json),
-        "findings": dicts(found.findings),
+        "digest": plan.digest,
+        "plan": json.loads(plan.raw),
+        "findings": dicts(findings_out(findings or plan.findings)),
     }
 
 
-def say_findings(found: RotationPlan) -> None:
+def plan_table(plan: Plan) -> list[str]:
+    """The plan for a terminal."""
+    return [plain(line) for line in table(plan)]
+
+
+def say_findings(findings: Sequence[Finding]) -> None:
     """What stands against it, and what should be known; the same thing of several places once."""
-    lines = (
-        f"{'refused' if one.refuses else 'warning'}: {one.reason}: {one.message}"
-        for one in found.findings
-    )
-    for line in dict.fromkeys(lines):
-        say(line)
+    for line in dict.fromkeys(map(finding_line, findings)):
+        say(plain(line))
 
 
-def is_refused(found: RotationPlan) -> bool:
+def is_refused(findings: Sequence[Finding]) -> bool:
     """Whether it cannot be started."""
-    return any(finding.refuses for finding in found.findings)
+    return any(finding.severity is Severity.REFUSE for finding in findings)

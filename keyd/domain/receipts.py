@@ -53,11 +53,25 @@ class ReservationReceipt:
 
 def place_in(statement: bytes) -> tuple[str, str, str, int, int]:
     """(daemon, rotation, role, epoch, version) of a statement. Raises: InvalidRequest."""
+    daemon, rotation, role, epoch, version = _members(
+        statement, "daemon", "rotation", "role", "epoch", "version"
+    )
+    return daemon, rotation, role, epoch, version
+
+
+def bound_in(statement: bytes) -> tuple[str, str, int, str]:
+    """(rotation, role, version, SHA-256 of the payload) of a statement. Raises: InvalidRequest."""
+    rotation, role, version, digest = _members(
+        statement, "rotation", "role", "version", "payload_sha256"
+    )
+    return rotation, role, version, digest
+
+
+def _members(statement: bytes, *names: str) -> tuple[Any, ...]:
     try:
         found = json.loads(statement)
-        place = found["daemon"], found["rotation"], found["role"], found["epoch"], found["version"]
+        return tuple(found[name] for name in names)
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(
             "ENVELOPE_MALFORMED", "the receipt's statement cannot be read: fetch it again"
         ) from error
-    return place
