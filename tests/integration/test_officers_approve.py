@@ -283,3 +283,36 @@ def test_keys_and_opaque_signatures_are_carried_out_where_a_rule_asks(
         with installation.client() as client:
             assert client.keys.get("root-9").scheme == "ed25519"
         assert daemon.stop() == 0
+
+
+DELEGATED = ("delegated", "--role", "team-a", "--replace", "--add", "team-a2@hsm")
+
+
+def test_a_rotation_of_a_delegated_role_is_seen_before_it_is_approved(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """No root follows, about which officers would be asked once more."""
+    planned = desk.json("rotate", "plan", *DELEGATED)["plan"]
+    own = tmp_path / "plan.json"
+    own.write_text(json.dumps({"plan": planned}))
+    start = ("rotate", "start", *DELEGATED, "--confirm", planned["digest"])
+    refused = desk.keyd(*start, "--json")
+    assert refused.code == 77, refused.err
+    name = refused.json["error"]["details"]["proposal"]
+
+    shown = desk.keyd("proposal", "show", name, "--payload", own)
+    assert shown.code == 0, shown.err
+    assert "WARNING" not in shown.out
+    assert desk.approve("alice", name)["approved"] is False
+    bob = desk.people["bob"]
+    file, envelope = tmp_path / "case.json", tmp_path / "bob.dsse"
+    desk.json("proposal", "statement", name, "--officer", "bob", "--out", file)
+    said = ("--statement", file, *bob.key, "--out", envelope, "--confirm", name)
+    offline = bob.keyd("approve", *said)
+    assert offline.code == 0, offline.err
+    for line in ("key added: team-a2, on token hsm", f"plan {planned['digest']}"):
+        assert line in shown.out
+        assert line in offline.err
+    desk.json("proposal", "import", envelope)
+    started = desk.keyd(*start)
+    assert started.code == 0, started.err
