@@ -74,11 +74,12 @@ def create(
         )
 
     def work(tx: Transaction) -> Shown:
-        _check_payload(tx, operation, payload)
-        for known in tx.open_proposals(operations.digest(operation)):
-            found = _shown(world, tx, known)
-            if not (found.standing.expired or found.standing.stale):
-                return found
+        found = _standing_one(world, tx, operation)
+        # To find what is open nobody needs the bytes that it holds.
+        if found is None or payload or not attached_digest(operation):
+            _check_payload(tx, operation, payload)
+        if found is not None:
+            return found
         wish = _Wish(caller.principal, operation, payload, timedelta(seconds=lifetime_s))
         proposal = _proposal(world, tx, wish)
         tx.put_proposal(proposal)
@@ -269,6 +270,15 @@ def _check_key(view: View, operation: Operation) -> None:
             raise NotAllowed(
                 "KEY_CONTENT_MISMATCH", f"key {key.name!r} was not made for opaque content"
             )
+
+
+def _standing_one(world: World, view: View, operation: Operation) -> Shown | None:
+    """The open proposal of the same operation that can still be decided, if there is one."""
+    for known in view.open_proposals(operations.digest(operation)):
+        found = _shown(world, view, known)
+        if not (found.standing.expired or found.standing.stale):
+            return found
+    return None
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,14 @@ def test_what_officers_must_see_is_kept(world: World, operation: Operation, payl
     assert held.payload_sha256 == sha256(payload)
 
 
+def test_what_is_open_is_found_without_its_bytes_but_not_with_others(world: World) -> None:
+    made = propose(world, START, PLAN.raw).proposal
+    assert propose(world, START).proposal == made
+    assert propose(world, START, PLAN.raw).proposal == made
+    with pytest.raises(InvalidRequest, match="PAYLOAD_CHECKSUM_MISMATCH"):
+        propose(world, START, PLAN.raw + b" ")
+
+
 def test_a_policy_is_handed_out_with_the_one_in_force(world: World) -> None:
     in_force = b"# in force\n"
     world.ledger.transact(lambda tx: tx.put_setting(TEXT, in_force.decode()))

@@ -54,8 +54,9 @@ class Proposals:
     ) -> Proposal:
         """Propose what was refused for want of officers, or find the proposal that is open.
 
-        `payload`: the metadata that was to be signed. Raises also: InvalidRequest
-        (OPERATION_UNTOLD) when the refusal tells no whole operation, or one about another payload.
+        `payload`: the metadata that was to be signed, or what else `create` needs. Raises also:
+        InvalidRequest (OPERATION_UNTOLD) when the refusal tells no whole operation, or one about
+        another payload.
         """
         operation = refusal.details.get("operation", "").encode()
         told = hashlib.sha256(operation).hexdigest() == refusal.details.get("operation_sha256")
