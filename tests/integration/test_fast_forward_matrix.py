@@ -28,7 +28,9 @@ from tuf.api.metadata import (
 )
 from tuf.ngclient import Updater
 
-from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
+from keyd.domain import metadata_file
+from keyd.domain.public_keys import fingerprint_of
+from keyd.domain.rotation.changes import ChangeSet, NewKey, RoleChange, RotationKind
 from keyd.domain.rotation.objections import objections
 from keyd.domain.rotation.standing import Standing
 from tests.published import Published
@@ -181,8 +183,16 @@ def test_a_plan_allows_nothing_that_leaves_clients_behind(attacked: str) -> None
 
 
 def is_allowed(attacked: str, rotated: frozenset[str]) -> bool:
-    changes = tuple(RoleChange(role, remove=("0" * 64,)) for role in sorted(rotated))
+    changes = tuple(
+        RoleChange(
+            role,
+            (NewKey(f"{role}-new", "elsewhere", KEYS[f"{role}-new"].public_key.to_dict()),),
+            (fingerprint_of(KEYS[role].public_key.to_dict()),),
+        )
+        for role in sorted(rotated)
+    )
     change = ChangeSet(RotationKind.FAST_FORWARD, "demo", changes, lower={attacked: RECOVERED})
-    standing = Standing("demo", False, datetime.now(UTC), trusted={}, delegators={}, keys={})
+    trusted = {"root": metadata_file.read(root(1, NOTHING)).payload}
+    standing = Standing("demo", False, datetime.now(UTC), trusted, delegators={}, keys={})
     found = {finding.reason for finding in objections(change, standing, (attacked,))}
     return "FAST_FORWARD_INCOMPLETE" not in found

@@ -88,6 +88,15 @@ REFUSED: Mapping[str, tuple[str, Wanted]] = {
             lower={"snapshot": 1},
         ),
     ),
+    "a lowered timestamp whose key enters again": (
+        "FAST_FORWARD_INCOMPLETE",
+        Wanted(
+            "FAST_FORWARD",
+            "demo",
+            (WantedRole("timestamp", (WantedKey("timestamp"),), ("timestamp",)),),
+            lower={"timestamp": 1},
+        ),
+    ),
     "a lowered root": (
         "ROOT_NOT_LOWERED",
         Wanted(

@@ -9,18 +9,16 @@ from keyd.domain.keys import KeyState
 from keyd.domain.records import Delegation
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.entering import entering, same_people
-from keyd.domain.rotation.found import graded, refused, warned
+from keyd.domain.rotation.found import graded, refused
 from keyd.domain.rotation.listed import is_one_bin, left_in, words
 from keyd.domain.rotation.plan import TOLD, first_words
+from keyd.domain.rotation.recovery import recovery
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.domain.rotation.theft import old_root
 from keyd.domain.trust import TOP_LEVEL, KeySet
 from keyd.errors import Finding
 
 _DEAD = (KeyState.COMPROMISED, KeyState.DESTROYED)
-# Roles that a message names.
-# Fast-forward recovery: whose keys must change for a role to be lowered (TUF 5.3.11).
-_MATRIX = {"timestamp": {"timestamp"}, "snapshot": {"timestamp", "snapshot"}}
 
 
 def objections(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
@@ -33,8 +31,7 @@ def objections(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -
     for change in changes.changes:
         yield from _role(change, changes, standing)
     yield from _stolen(changes, standing)
-    yield from _recovery(changes)
-    yield from _content(changes, standing)
+    yield from recovery(changes, standing)
 
 
 def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
@@ -147,33 +144,3 @@ def _stolen(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
 def _some(left: tuple[Delegation, ...]) -> str:
     """The first of them in words, and how many more there are."""
     return first_words([words(entry) for entry in left])
-
-
-def _recovery(changes: ChangeSet) -> Iterator[Finding]:
-    """TUF 5.3.11: nothing that an earlier key signed may still stand above what is lowered."""
-    if bool(changes.lower) != (changes.kind is RotationKind.FAST_FORWARD):
-        yield refused(
-            "FAST_FORWARD_ONLY", "versions are lowered in a fast-forward recovery, and only there"
-        )
-    rotated = {change.role for change in changes.changes if change.remove}
-    for role in changes.lower:
-        if role == "root":
-            yield refused("ROOT_NOT_LOWERED", "root versions cannot be lowered")
-            continue
-        missing = _MATRIX.get(role, {"snapshot"}) - rotated
-        if missing:
-            yield refused(
-                "FAST_FORWARD_INCOMPLETE",
-                f"to lower {role}, the keys of {' and '.join(sorted(missing))} must change as well",
-            )
-
-
-def _content(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
-    """What was signed last may be what the attacker signed."""
-    for role in changes.lower:
-        if standing.starts.get(role) == 0:
-            yield warned(
-                "RECOVERY_CONTENT_NEWEST",
-                f"no {role} below {changes.lower[role]} is recorded: it goes on with the newest "
-                "content, which may be the attacker's; lower it to one above a good version",
-            )
