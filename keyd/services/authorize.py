@@ -29,17 +29,18 @@ def demand(world: World, caller: Caller, action: Action) -> None:
     _enforce(world, caller, action, denial(world, caller, action))
 
 
-def demand_administrator(world: World, caller: Caller, action: Action) -> None:
+def demand_administrator(world: World, caller: Caller, action: Action, what: str = "") -> None:
     """Like `demand`, and only for callers on the local administrator's socket.
 
+    `what` says in words what is asked for, where not all calls of the method need this.
     Raises: NotAllowed (POLICY_DENIES, LOCAL_ADMINISTRATOR_ONLY).
     """
     demand(world, caller, action)
     if not caller.local_admin:
         refusal = NotAllowed(
             "LOCAL_ADMINISTRATOR_ONLY",
-            f"{action.method} can loosen what the rules protect and is taken only from the local "
-            "administrator's Unix socket",
+            f"{what or action.method} can loosen what the rules protect and is taken only from the "
+            "local administrator's Unix socket",
         )
         _enforce(world, caller, action, refusal)
 

@@ -28,6 +28,13 @@ def recovery(changes: ChangeSet, standing: Standing) -> Iterator[Finding]:
             for keys in standing.lists(listed):
                 yield from _vouching(role, listed, keys, changes, standing)
         yield from _content(role, changes, standing)
+    if changes.lower and not standing.officers:
+        yield warned(
+            "RECOVERY_BY_ADMINISTRATOR",
+            "no officers are enrolled who could agree to lower versions: only the local "
+            "administrator may start this and continue it until they are lowered, on the "
+            "administrator's Unix socket",
+        )
 
 
 def _vouching(

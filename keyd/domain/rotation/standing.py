@@ -40,6 +40,7 @@ class Standing:
     `unseen` are roles that have metadata which is not at hand. `starts` are the versions whose
     content roles that are lowered go on with, 0 where none is recorded. `bins` are the published
     hash bins by their name prefix, in order; `delegators` has each of them and the prefix.
+    `officers`: some are enrolled, and agree to what is started.
     """
 
     repository: str
@@ -57,6 +58,7 @@ class Standing:
     unseen: frozenset[str] = frozenset()
     starts: Mapping[str, int] = field(default_factory=dict)
     bins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    officers: bool = False
 
     @property
     def lenient(self) -> bool:

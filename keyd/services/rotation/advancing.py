@@ -55,8 +55,9 @@ class Receipt(receipts.ToSign):
 def go_on(world: World, caller: Caller, name: str, *, timeout_s: float) -> Went:
     """Do all steps that can be done now; steps that are done are found so in the ledger.
 
-    Raises: NotAllowed (POLICY_DENIES) also where the caller may not make or sign what is left; what
-    rules, ledger and rehearsal refuse; what was done before stays done.
+    Raises: NotAllowed (POLICY_DENIES, LOCAL_ADMINISTRATOR_ONLY) also where the caller may not make,
+    sign or lower what is left; what rules, ledger and rehearsal refuse; what was done before stays
+    done.
     """
     rotation = _authorised(world, caller, "RotationService.ContinueRotation", name)
     deadline = Deadline(world.clock, timeout_s)

@@ -8,7 +8,7 @@ from keyd.domain.policy import Action, Caller
 from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation.plan import Plan, StepKind
 from keyd.ports import View
-from keyd.services.authorize import demand
+from keyd.services.authorize import demand, demand_administrator
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.signing import is_bound
 from keyd.services.world import World
@@ -17,13 +17,27 @@ from keyd.services.world import World
 def demand_all(world: World, caller: Caller, plan: Plan) -> None:
     """Whoever starts a plan could make its keys and signatures without it as well.
 
-    Raises: NotAllowed (POLICY_DENIES).
+    To lower versions takes the local administrator while there are no officers to agree.
+    Raises: NotAllowed (POLICY_DENIES, LOCAL_ADMINISTRATOR_ONLY).
     """
+    if world.ledger.read(lambda view: _lowers_alone(view, plan, ())):
+        _demand_lowering(world, caller, "RotationService.StartRotation", plan)
     _demand(world, caller, world.ledger.read(lambda view: set(_calls(view, plan, ()))))
 
 
 def demand_rest(world: World, caller: Caller, rotation: Rotation) -> None:
-    """As `demand_all`, for what is not done yet. Raises: NotAllowed (POLICY_DENIES)."""
+    """As `demand_all`, for what is not done yet.
+
+    Raises: NotAllowed (POLICY_DENIES, LOCAL_ADMINISTRATOR_ONLY).
+    """
+
+    def lowers(view: View) -> bool:
+        bound = {file.step for file in view.rotation_files(rotation.name)}
+        return _lowers_alone(view, plan_behind(rotation), bound)
+
+    # Whoever started it: the new epoch begins in this call.
+    if world.ledger.read(lowers):
+        _demand_lowering(world, caller, "RotationService.ContinueRotation", plan_behind(rotation))
 
     def calls(view: View) -> set[Action]:
         return set(_calls(view, plan_behind(rotation), _sealed(view, rotation)))
@@ -35,6 +49,20 @@ def _demand(world: World, caller: Caller, calls: Collection[Action]) -> None:
     # Outside of the ledger's reading: a denial is put on record there.
     for action in sorted(calls, key=lambda each: (each.method, each.role, each.key)):
         demand(world, caller, action)
+
+
+def _demand_lowering(world: World, caller: Caller, method: str, plan: Plan) -> None:
+    what = "a fast-forward recovery while no officers are enrolled"
+    demand_administrator(world, caller, Action(method, plan.change.repository), what)
+
+
+def _lowers_alone(view: View, plan: Plan, bound: Collection[int]) -> bool:
+    """Whether steps that are not `bound` yet lower versions, with nobody else asked."""
+    return not view.base_threshold() and any(
+        signing.role in plan.change.lower and signing.number not in bound
+        for step in plan.steps
+        for signing in step.signed
+    )
 
 
 def _calls(view: View, plan: Plan, done: Collection[int]) -> Iterator[Action]:

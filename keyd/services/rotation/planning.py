@@ -45,7 +45,11 @@ def plan(world: World, caller: Caller, wanted: Wanted) -> Planned:
 def planned_now(world: World, view: View, wanted: Wanted) -> Plan:
     """The plan by what is recorded at this moment."""
     standing = standing_of(world, view, wanted.repository)
-    standing = replace(standing, starts=starts(view, wanted.repository, wanted.lower))
+    standing = replace(
+        standing,
+        starts=starts(view, wanted.repository, wanted.lower),
+        officers=view.base_threshold() > 0,
+    )
     return work_out(_resolved(standing, wanted), standing)
 
 

@@ -41,7 +41,8 @@ def start(
     how long old keys stay usable after publication, 0 for the default.
 
     Raises: InvalidRequest (GRACE_TOO_LONG); NotAllowed (POLICY_DENIES) also where the caller may
-    not make a key of the plan, or have a role of it signed; PolicyViolation (PLAN_CHANGED, or what
+    not make a key of the plan, or have a role of it signed; NotAllowed (LOCAL_ADMINISTRATOR_ONLY)
+    where it lowers versions and there are no officers; PolicyViolation (PLAN_CHANGED, or what
     forbids the plan), AlreadyExists (ROTATION_OPEN), ApprovalRequired (APPROVAL_REQUIRED).
     """
     demand(world, caller, Action("RotationService.StartRotation", wanted.repository))

@@ -10,12 +10,15 @@ import pytest
 
 from keyd.domain.keys import KeyState
 from keyd.domain.methods import METHODS
+from keyd.domain.operations import StartRotation
 from keyd.domain.policy import Caller, Grant, Policy
-from keyd.errors import NotAllowed
+from keyd.errors import ApprovalRequired, NotAllowed
+from keyd.services import proposals
 from keyd.services.check import check
 from keyd.services.rotation import advancing, planning, starting
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
+from tests.officers import approve, enrol, person, propose
 from tests.worlds import (
     ADMIN,
     TIMEOUT_S,
@@ -238,3 +241,67 @@ def test_grants_for_every_bin_are_enough(with_bins: Author) -> None:
         *("targets", "bin-0", "bin-1"),
         *("snapshot", "timestamp"),
     ]
+
+
+PROPOSING = replace(
+    ROTATING,
+    name="proposing",
+    line=6,
+    methods=frozenset(method for method in METHODS if method.startswith("ProposalService.")),
+    any_role=True,
+)
+RECOVERY = replace(WANTED, kind="FAST_FORWARD", lower={"timestamp": 1})
+
+
+def epoch(world: World) -> int:
+    role = world.ledger.read(lambda view: view.role("demo", "timestamp"))
+    assert role is not None
+    return role.epoch
+
+
+def warned_of_administrator(world: World) -> bool:
+    found = planning.plan(world, ROTATOR, RECOVERY).findings
+    return "RECOVERY_BY_ADMINISTRATOR" in {finding.reason for finding in found}
+
+
+def test_without_officers_the_administrator_alone_lowers_versions(author: Author) -> None:
+    world = rehearsed_by_nobody(granted(author.world, ROTATING, CREATING, SIGNING))
+    assert warned_of_administrator(world)
+    with pytest.raises(NotAllowed, match="fast-forward recovery while no officers") as refused:
+        start(world, wanted=RECOVERY)
+    assert refused.value.reason == "LOCAL_ADMINISTRATOR_ONLY"
+    assert world.ledger.read(lambda view: view.rotations("demo")) == ()
+
+    name = start(world, ADMIN, RECOVERY)
+    with pytest.raises(NotAllowed) as refused:
+        advancing.go_on(world, ROTATOR, name, timeout_s=TIMEOUT_S)
+    assert refused.value.reason == "LOCAL_ADMINISTRATOR_ONLY"
+    assert (world.ledger.read(lambda view: view.rotation_files(name)), epoch(world)) == ((), 0)
+    # Once they are lowered the rest is for whoever may sign it.
+    for caller in (ADMIN, ROTATOR):
+        with pytest.raises(AssertionError, match="rehearse"):
+            advancing.go_on(world, caller, name, timeout_s=TIMEOUT_S)
+        assert epoch(world) == 1
+
+
+def test_with_officers_it_is_theirs_to_lower_versions(author: Author) -> None:
+    world = rehearsed_by_nobody(granted(author.world, ROTATING, CREATING, SIGNING, PROPOSING))
+    ann, ben, cat = person("ann"), person("ben"), person("cat")
+    enrol(world, ann, ben, cat)
+    assert not warned_of_administrator(world)
+    digest = planning.plan(world, ROTATOR, RECOVERY).digest
+    with pytest.raises(ApprovalRequired):
+        start(world, wanted=RECOVERY)
+    approve(world, propose(world, StartRotation("demo", digest)), ann, ben)
+    name = start(world, wanted=RECOVERY)
+    went = advancing.go_on(world, ROTATOR, name, timeout_s=TIMEOUT_S)
+    (root,) = went.progress.proposals
+    approve(world, proposals.get(world, ADMIN, root), ann, ben)
+    with pytest.raises(AssertionError, match="rehearse"):
+        advancing.go_on(world, ROTATOR, name, timeout_s=TIMEOUT_S)
+    assert epoch(world) == 1
+
+
+def test_other_rotations_need_no_administrator(author: Author) -> None:
+    world = granted(author.world, ROTATING, CREATING, SIGNING)
+    start(world, wanted=replace(WANTED, kind="EMERGENCY"))
