@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-# The kind of a rotation in which marks are lowered, on the record.
-FAST_FORWARD = "FAST_FORWARD"
-
 
 class RotationState(StrEnum):
     """RUNNING until its files are rehearsed and released (READY), RETIRING while old keys wait."""

@@ -213,7 +213,8 @@ class RepositoryView:
       already, with that role's name; bins by their name prefix.
     - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED).
     - `compromised`: those of them that officers may still let sign a root that removes them.
-    - `in_recovery`: a recorded fast-forward recovery is under way; referenced versions may go down.
+    - `lowered`: roles that a recorded fast-forward recovery lowers, where the payload is one that
+      the recovery itself has made: references to them, and no others, may go down.
     """
 
     name: str
@@ -235,7 +236,7 @@ class RepositoryView:
     delegated_elsewhere: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
     compromised: frozenset[str] = frozenset()
-    in_recovery: bool = False
+    lowered: frozenset[str] = frozenset()
 
     def rules_of(self, role: str) -> RoleRules:
         """The rules in force for any role of this repository."""

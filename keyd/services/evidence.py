@@ -9,7 +9,6 @@ from keyd.domain.delegations import Delegates, delegates, key_materials
 from keyd.domain.keys import Content, KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Repository, Role
-from keyd.domain.records_rotation import FAST_FORWARD
 from keyd.domain.rules import references
 from keyd.domain.rules.required import delegators_sets
 from keyd.domain.trust import (
@@ -85,14 +84,7 @@ def gather(
         delegated_elsewhere=_delegated_elsewhere(view, role, payload),
         unusable=_held(view, repository.name, role, listed, _UNUSABLE),
         compromised=_held(view, repository.name, role, listed, (KeyState.COMPROMISED,)),
-        in_recovery=role.name in ("snapshot", "timestamp") and in_recovery(view, repository.name),
     )
-
-
-def in_recovery(view: View, repository: str) -> bool:
-    """Whether a recovery is under way in which clients are led to lower versions again."""
-    found = view.open_rotation(repository)
-    return found is not None and found.kind == FAST_FORWARD
 
 
 def mark(view: View, role: Role) -> int:

@@ -39,7 +39,7 @@ def _check_monotony(
         if name not in meta:
             message = "clients refuse a snapshot that drops an entry: keep it, even if retired"
             yield refused("S2", "SNAPSHOT_ENTRY_REMOVED", path, message)
-        elif meta[name]["version"] < before["version"] and not view.in_recovery:
+        elif meta[name]["version"] < before["version"] and role_of(name) not in view.lowered:
             message = f"clients have seen version {before['version']}: never list an older one"
             yield refused("S3", "SNAPSHOT_ENTRY_DECREASED", (path, "version"), message)
 

@@ -25,7 +25,7 @@ from keyd.services.quorum import approving, consume
 from keyd.services.refusals import refusal
 from keyd.services.repositories import claim_listed, existing
 from keyd.services.rotation.confirming import change_digest
-from keyd.services.rotation.plans import still_open
+from keyd.services.rotation.plans import plan_behind, still_open
 from keyd.services.world import World
 
 _ROUNDS = 8
@@ -99,7 +99,9 @@ def _judge(world: World, view: View, step: SigningStep) -> _Judged:
         max_bytes=rules.payload_max_bytes,
         extra_members=rules.extra_members,
     )
-    evidence = gather(view, repository, role, payload)
+    # Here and nowhere else may references go down: others' payloads are judged as ever.
+    lowered = frozenset(plan_behind(step.rotation).change.lower)
+    evidence = replace(gather(view, repository, role, payload), lowered=lowered)
     confirmed = change_digest(view, repository.name, role.name, payload)
     judgement = judge(Question(payload, world.clock.now(), confirmed_change=confirmed), evidence)
     if judgement.refusals:

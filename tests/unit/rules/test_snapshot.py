@@ -36,26 +36,32 @@ def test_s1_targets_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trusted", "new", "in_recovery", "expected"),
+    ("trusted", "new", "lowered", "expected"),
     [
-        (snapshot(1, targets=2), snapshot(2, targets=2), False, []),
-        (snapshot(1, targets=2), snapshot(2, targets=3), False, []),
-        (snapshot(1, targets=2), snapshot(2, targets=1), False, ["SNAPSHOT_ENTRY_DECREASED"]),
-        (snapshot(1, targets=2), snapshot(2, targets=1), True, []),
-        (snapshot(1, projects=1), snapshot(2), False, ["SNAPSHOT_ENTRY_REMOVED"]),
-        (snapshot(1, projects=1), snapshot(2), True, ["SNAPSHOT_ENTRY_REMOVED"]),
-        (snapshot(1), snapshot(2, projects=1), False, []),
+        (snapshot(1, targets=2), snapshot(2, targets=2), (), []),
+        (snapshot(1, targets=2), snapshot(2, targets=3), (), []),
+        (snapshot(1, targets=2), snapshot(2, targets=1), (), ["SNAPSHOT_ENTRY_DECREASED"]),
+        (snapshot(1, targets=2), snapshot(2, targets=1), ("targets",), []),
+        (
+            snapshot(1, targets=2, projects=2),
+            snapshot(2, targets=1, projects=1),
+            ("projects", "snapshot", "timestamp"),
+            ["SNAPSHOT_ENTRY_DECREASED"],
+        ),
+        (snapshot(1, projects=1), snapshot(2), (), ["SNAPSHOT_ENTRY_REMOVED"]),
+        (snapshot(1, projects=1), snapshot(2), ("projects",), ["SNAPSHOT_ENTRY_REMOVED"]),
+        (snapshot(1), snapshot(2, projects=1), (), []),
     ],
 )
 def test_s2_s3_nothing_is_forgotten_or_rolled_back(
-    trusted: Signed, new: Signed, in_recovery: bool, expected: Any
+    trusted: Signed, new: Signed, lowered: tuple[str, ...], expected: Any
 ) -> None:
     about = view(
         "snapshot",
         high_water=1,
         snapshot=payload(trusted),
         known=RECORDED,
-        in_recovery=in_recovery,
+        lowered=frozenset(lowered),
     )
     assert refusals(ask(new, about)) == expected
 
