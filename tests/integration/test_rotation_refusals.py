@@ -97,6 +97,18 @@ REFUSED: Mapping[str, tuple[str, Wanted]] = {
             lower={"timestamp": 1},
         ),
     ),
+    "a role changed twice, so that its stolen key stays": (
+        "ROTATION_ROLE_REPEATED",
+        Wanted(
+            "EMERGENCY",
+            "demo",
+            (
+                WantedRole("timestamp", (FRESH,), ("*",)),
+                WantedRole("timestamp", (WantedKey("fresh-2", "soft"),)),
+            ),
+            compromised=("timestamp",),
+        ),
+    ),
     "a lowered root": (
         "ROOT_NOT_LOWERED",
         Wanted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from keyd.domain.delegations import key_materials
@@ -26,6 +27,7 @@ def objections(changes: ChangeSet, standing: Standing, roles: tuple[str, ...]) -
     yield from _standing_in_the_way(standing, roles)
     if not roles:
         yield refused("ROTATION_EMPTY", "nothing changes: name keys, thresholds or an expiry")
+    yield from _repeated(changes)
     if changes.changes or changes.kind is RotationKind.RENEW_ROOT:
         yield from old_root(changes, standing)
     for change in changes.changes:
@@ -55,6 +57,18 @@ def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator
             "ROTATION_METADATA_UNKNOWN",
             f"the snapshot lists {first_words(unseen)}, and nothing of it is recorded here, so it "
             "would keep the signatures of keys that leave: import what is published first",
+        )
+
+
+def _repeated(changes: ChangeSet) -> Iterator[Finding]:
+    """Of two changes of one role only one would be made, and each judged alone."""
+    counted = Counter(change.role for change in changes.changes)
+    repeated = sorted(role for role, times in counted.items() if times > 1)
+    if repeated:
+        yield refused(
+            "ROTATION_ROLE_REPEATED",
+            f"{first_words(repeated)} is changed more than once: name all keys that leave and "
+            "enter a role in one change",
         )
 
 
