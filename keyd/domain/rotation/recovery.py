@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyd.domain.rotation.changes import ChangeSet, RotationKind
+from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.found import refused, warned
 from keyd.domain.rotation.standing import Standing
 from keyd.domain.trust import KeySet
@@ -44,20 +44,21 @@ def _vouching(
 
     python-tuf deletes no cached file when keys change. `Updater._load_timestamp`, and likewise
     `_load_snapshot`, hands it to `TrustedMetadataSet`, which verifies it by `root.verify_delegate`
-    of the newest root: by the keys and the threshold of that one alone (tuf 7.0.1). Any old key
-    may have signed such a file, whatever threshold the old list had. Keys are told apart by their
-    material: a signature fits every key id of its key.
+    of the newest root: by the keys and the threshold of that one alone (tuf 7.0.1). The file may
+    have been cached under any earlier root, by whose threshold nobody asks any more, and all keys
+    that were ever listed may have signed it. Keys are told apart by their material: a signature
+    fits every key id of its key.
 
     One key has to leave even where a higher threshold would do: clients that follow 5.3.11 to the
     letter look for keys that changed, not for thresholds.
     """
-    change = changes.of(role)
-    old = frozenset(keys.fingerprints.values())
-    leave = frozenset(change.remove) & old if change else frozenset()
-    leave -= {standing.material(key) for key in change.add} if change else frozenset()
-    stay = sorted(standing.named(fingerprint).label for fingerprint in old - leave)
-    threshold = (change.threshold if change else None) or keys.threshold
-    if leave and len(stay) < threshold:
+    change = changes.of(role) or RoleChange(role)
+    listed = frozenset(keys.fingerprints.values())
+    new = (listed - set(change.remove)) | {standing.material(key) for key in change.add}
+    old = listed | standing.former.get(role, frozenset())
+    stay = sorted(standing.named(fingerprint).label for fingerprint in old & new)
+    threshold = change.threshold or keys.threshold
+    if listed - new and len(stay) < threshold:
         return
     yield refused(
         "FAST_FORWARD_INCOMPLETE",

@@ -40,7 +40,8 @@ class Standing:
     `unseen` are roles that have metadata which is not at hand. `starts` are the versions whose
     content roles that are lowered go on with, 0 where none is recorded. `bins` are the published
     hash bins by their name prefix, in order; `delegators` has each of them and the prefix.
-    `officers`: some are enrolled, and agree to what is started.
+    `officers`: some are enrolled, and agree to what is started. `former` are the fingerprints of
+    keys that roots have ever listed, by role; looked at where versions are lowered.
     """
 
     repository: str
@@ -59,6 +60,7 @@ class Standing:
     starts: Mapping[str, int] = field(default_factory=dict)
     bins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     officers: bool = False
+    former: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def lenient(self) -> bool:

@@ -15,6 +15,7 @@ from keyd.domain.rotation.standing import Standing
 from keyd.errors import Finding, InvalidRequest
 from keyd.ports import View
 from keyd.services.authorize import demand
+from keyd.services.rotation.former import former_keys
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.standing import standing_of
 from keyd.services.rotation.starts import starts
@@ -49,6 +50,7 @@ def planned_now(world: World, view: View, wanted: Wanted) -> Plan:
         standing,
         starts=starts(view, wanted.repository, wanted.lower),
         officers=view.base_threshold() > 0,
+        former=former_keys(view, wanted.repository) if wanted.lower else {},
     )
     return work_out(_resolved(standing, wanted), standing)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -103,13 +103,14 @@ def test_every_role_of_the_matrix_is_looked_at_and_named() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A list and what happens to it; keys may leave and enter again."""
+    """A list and what happens to it; keys may leave and enter again, those of `former` as well."""
 
     old: frozenset[int]
     old_threshold: int
     gone: frozenset[int]
     come: frozenset[int]
     threshold: int
+    former: frozenset[int]
 
 
 @st.composite
@@ -125,6 +126,7 @@ def cases(draw: st.DrawFn) -> Case:
         gone=gone,
         come=come,
         threshold=draw(st.integers(1, max(1, new))),
+        former=draw(st.frozensets(numbers)),
     )
 
 
@@ -142,9 +144,9 @@ def new_root(case: Case, world: Standing) -> Root:
 
 
 def is_kept(case: Case, root: Root) -> bool:
-    """Whether python-tuf goes on with a timestamp that all old keys have signed."""
+    """Whether python-tuf goes on with a timestamp that all earlier keys have signed."""
     cached = Metadata(Timestamp(version=1000, expires=EXPIRES))
-    for number in case.old:
+    for number in case.old | case.former:
         cached.sign(signer(number), append=True)
     try:
         root.verify_delegate("timestamp", cached.signed_bytes, cached.signatures)
@@ -155,7 +157,8 @@ def is_kept(case: Case, root: Root) -> bool:
 
 @given(case=cases())
 def test_a_plan_is_complete_when_clients_drop_what_old_keys_signed(case: Case) -> None:
-    world = standing(*case.old, threshold=case.old_threshold)
+    former = {"timestamp": frozenset(fingerprint(number) for number in case.former)}
+    world = replace(standing(*case.old, threshold=case.old_threshold), former=former)
     change = changed(case.come, case.gone, case.threshold)
     kept = is_kept(case, new_root(case, world))
     none_leaves = case.gone <= case.come

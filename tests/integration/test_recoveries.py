@@ -1,4 +1,4 @@
-"""While a recovery waits, everybody else's payloads are judged as ever."""
+"""Recoveries by fast-forward: what they may do, and nobody else, and which keys they need."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ import pytest
 from keyd.domain.records_rotation import RotationState
 from keyd.errors import PolicyViolation
 from keyd.services.audit import ensure_log_key
+from keyd.services.rotation import planning
 from keyd.services.rotation.wanted import Wanted
 from keyd.services.world import World
-from tests.integration.rotating import begin, go_on, rotation_of, signed_roles, sound, world
-from tests.worlds import SIGNER, TIMEOUT_S, Author, active_author
+from tests.integration.rotating import (
+    begin,
+    carry_out,
+    go_on,
+    rotation_of,
+    signed_roles,
+    sound,
+    world,
+)
+from tests.worlds import ADMIN, SIGNER, TIMEOUT_S, Author, active_author
 
 __all__ = ["world"]
 
@@ -60,3 +69,14 @@ def test_the_recovery_itself_does(world: World, author: Author, tmp_path: Path) 
     for role, version in lower.items():
         assert (found[role].epoch, found[role].trusted_version) == (1, version)
     sound(world, tmp_path)
+
+
+def test_a_key_of_an_earlier_root_does_not_come_back(world: World, author: Author) -> None:
+    """What it signed above would be valid again, for clients that slept and those that did not."""
+    author.sign("timestamp", "timestamp", author.timestamp(90, 2))
+    carry_out(world, rotation_of("timestamp", "timestamp", "timestamp-2"))
+    wanted = rotation_of("timestamp", "timestamp-2", "timestamp", "FAST_FORWARD")
+    wanted = replace(wanted, lower={"timestamp": 3})
+    found = planning.plan(world, ADMIN, wanted).findings
+    (said,) = [each.message for each in found if each.reason == "FAST_FORWARD_INCOMPLETE"]
+    assert "higher versions, timestamp would be listed for timestamp afterwards" in said
