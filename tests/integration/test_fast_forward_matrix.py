@@ -173,6 +173,28 @@ def test_a_thief_without_the_key_does_as_much_harm(attacked: str) -> None:
         assert said == ("" if "snapshot" in rotated else REFUSALS[attacked])
 
 
+def marked(files: Files, role: str, key: str) -> dict[str, bytes]:
+    """The same files, one of them by somebody else."""
+    name = f"{role}.json"
+    metadata = Metadata[Any].from_bytes(files[name])
+    metadata.signed.unrecognized_fields["x-by"] = "thief"
+    return {**files, name: signed(metadata.signed, key)}
+
+
+@pytest.mark.parametrize("role", ["targets", "team"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_file_of_a_lowered_version_is_kept_while_its_keys_stay(role: str, own: bool) -> None:
+    """What RECOVERY_KEYS_STAY warns of: the version is all that this snapshot says of it."""
+    first, rotated = root(1, NOTHING), frozenset({"snapshot", *([role] if own else [])})
+    before = state({**dict.fromkeys(ROLES, ATTACKED), role: RECOVERED}, NOTHING)
+    with tempfile.TemporaryDirectory() as home:
+        update(home, first, {"1.root.json": first, **marked(before, role, role)})
+        recovery = state(dict.fromkeys(ROLES, RECOVERED), rotated)
+        client = update(home, first, {"2.root.json": root(2, rotated), **recovery})
+    thief = "x-by" in client._trusted_set[role].unrecognized_fields
+    assert thief is not own
+
+
 @pytest.mark.parametrize("attacked", ROLES)
 def test_a_plan_allows_nothing_that_leaves_clients_behind(attacked: str) -> None:
     """It asks for what TUF 5.3.11 speaks of, and that is enough."""

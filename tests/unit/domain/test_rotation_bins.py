@@ -158,6 +158,17 @@ def test_who_signs_is_told_of_a_bin_whose_version_is_lowered() -> None:
     assert needs == {"bin-17": 1, "snapshot": 1, "timestamp": 1}
 
 
+def test_a_bin_that_is_lowered_changes_its_keys_under_the_prefix() -> None:
+    world = standing(8, "bin-00", "bin-17")
+    both = replace(SWAP, remove=(fingerprint(OLD_KEY), fingerprint(OTHER_KEY)))
+    found = []
+    for changes in ((), (SWAP,), (both,)):
+        lowered = ChangeSet(RotationKind.FAST_FORWARD, "demo", changes, lower={"bin-17": 2})
+        reasons = {finding.reason for finding in plan(lowered, world).findings}
+        found.append("RECOVERY_KEYS_STAY" in reasons)
+    assert found == [True, True, False]
+
+
 def test_bins_that_are_published_and_not_recorded_forbid_it() -> None:
     """Nobody here could sign them anew, and clients would refuse them."""
     world = standing(8, *names(8))

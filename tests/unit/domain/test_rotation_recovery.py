@@ -12,6 +12,8 @@ from securesystemslib.signer import Signature
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Timestamp
 
+from keyd.domain import canonical
+from keyd.domain.payload import Payload
 from keyd.domain.rotation.building import ListChange, build_root, bump
 from keyd.domain.rotation.changes import ChangeSet, NewKey, RoleChange, RotationKind
 from keyd.domain.rotation.planning import plan
@@ -177,3 +179,30 @@ def test_a_signature_fits_every_id_of_its_key() -> None:
     root.add_key(key, "timestamp")
     signatures = {"other-id": Signature("other-id", made.signature)}
     root.verify_delegate("timestamp", cached.signed_bytes, signatures)
+
+
+def warned_of_twins(world: Standing, *changes: RoleChange, lower: str) -> list[str]:
+    wanted = ChangeSet(RotationKind.FAST_FORWARD, "demo", changes, lower={lower: 5})
+    found = plan(wanted, world).findings
+    return [each.message for each in found if each.reason == "RECOVERY_KEYS_STAY"]
+
+
+def listing(world: Standing, **entry: object) -> Standing:
+    """The trusted snapshot lists targets so."""
+    signed = {"_type": "snapshot", "meta": {"targets.json": {"version": 9, **entry}}}
+    snapshot = Payload(canonical.encode(signed), signed)
+    return replace(world, trusted={**world.trusted, "snapshot": snapshot})
+
+
+def test_old_files_of_a_lowered_version_are_warned_of_where_nothing_tells_them_apart() -> None:
+    world = listing(standing(A, B, role="targets"))
+    (said,) = warned_of_twins(world, lower="targets")
+    assert said.startswith("key-11, key-12 would stay listed for targets")
+    partly, wholly = (changed((FRESH,), gone, role="targets") for gone in ((A,), (A, B)))
+    assert warned_of_twins(world, partly, lower="targets")[0].startswith("key-12 would")
+    assert warned_of_twins(world, wholly, lower="targets") == []
+    hashed = listing(world, hashes={"sha256": "0" * 64})
+    assert warned_of_twins(hashed, lower="targets") == []
+    # These are refused.
+    for role in ("timestamp", "snapshot", "root"):
+        assert warned_of_twins(world, lower=role) == []
