@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,11 @@ def test_development_is_only_warned(tmp_path: Path) -> None:
     active_author(development)
     planned = planning.plan(development, ADMIN, one("root", threshold=3))
     assert [(f.reason, f.severity) for f in planned.findings] == [("NO_SPARE_KEY", "warn")]
+
+
+def test_what_keys_of_other_repositories_signed_is_not_told(world: World) -> None:
+    """Who may plan here need not be told of what goes on there."""
+    wanted = one("timestamp", add=(FRESH,), remove=("timestamp",), kind="EMERGENCY")
+    planned = planning.plan(world, ADMIN, replace(wanted, compromised=("other-targets",)))
+    assert "ROTATION_KEY_NOT_LISTED" in {found.reason for found in planned.findings}
+    assert planned.exposed == ()

@@ -228,15 +228,6 @@ def test_a_stolen_delegated_key(world: World, author: Author, tmp_path: Path) ->
     sound(world, tmp_path)
 
 
-def test_what_keys_of_other_repositories_signed_is_not_told(world: World, author: Author) -> None:
-    """Who may plan here need not be told of what goes on there."""
-    active_author(world, "other", prefix="other-")
-    wanted = rotation_of("timestamp", "timestamp", "timestamp-2", "EMERGENCY")
-    planned = planning.plan(world, ADMIN, replace(wanted, compromised=("other-targets",)))
-    assert "ROTATION_KEY_NOT_LISTED" in {found.reason for found in planned.findings}
-    assert planned.exposed == ()
-
-
 def test_driven_up_versions_go_on_lower(world: World, author: Author, tmp_path: Path) -> None:
     for version in (100, 200):
         author.sign("timestamp", "timestamp", author.timestamp(version))
