@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -36,6 +37,7 @@ from keyd.ledger.directory import (
     check_file,
     create_file,
     flush_directory,
+    flush_file,
     make_directory,
 )
 from keyd.ledger.marks import Mark, Marks
@@ -149,10 +151,15 @@ def write(directory: Path, state: AnchorState) -> int:
 
 
 def set_aside(directory: Path, now: datetime) -> None:
-    """Keep an anchor that is about to be replaced: it may be another ledger's. Raises: OSError."""
+    """Copy an anchor that is about to be replaced: it may be another ledger's. Raises: OSError.
+
+    It stands until `write` replaces it: cut short in between, it still refuses what it refused.
+    """
     if exists(directory):
         kept = directory / f"{FILE}.replaced-{now.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
-        (directory / FILE).rename(kept)
+        shutil.copy2(directory / FILE, kept, follow_symlinks=False)
+        if not kept.is_symlink():
+            flush_file(kept)
         flush_directory(directory)
 
 

@@ -84,11 +84,20 @@ def _gap(mark: Mark, view: SqliteView) -> Gap | None:
     reached = role.high_water if role is not None and role.epoch == mark.epoch else 0
     if reached < mark.version:
         return None if _repaired(mark, view) else Gap(mark, reached)
-    recorded = view.versions(mark.repository, [(mark.role, mark.version)])
-    digests = {record.digest for record in recorded.values()} - {""}
+    digests = _payloads(mark, view)
     if mark.digest and digests and mark.digest not in digests:
         return Gap(mark, reached)
     return None
+
+
+def _payloads(mark: Mark, view: SqliteView) -> frozenset[str]:
+    """Every payload that the mark's version is known to have had, the voided ones too."""
+    recorded = view.versions(mark.repository, [(mark.role, mark.version)])
+    found = {record.digest for record in recorded.values()} | view.voided(mark)
+    for lost in view.lost_versions(mark.repository):
+        if (lost.role, lost.epoch) == (mark.role, mark.epoch):
+            found.add(lost.digest_of(mark.version))
+    return frozenset(found - {""})
 
 
 def _repaired(mark: Mark, view: SqliteView) -> bool:

@@ -11,12 +11,12 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from keyd.domain.audit import Entry, Event
-from keyd.domain.records import LostVersions
+from keyd.domain.records import LostVersions, ReservationState
 from keyd.errors import InvalidRequest, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ledger import anchor as anchors
@@ -37,7 +37,11 @@ _UNREADABLE = ("ANCHOR_MISSING", "ANCHOR_CORRUPT", "ANCHOR_FOREIGN")
 
 @dataclass(frozen=True)
 class Raised:
-    """A mark that a repair raised from version `before`."""
+    """A mark that a repair raised: the versions above `before` count as used.
+
+    `before` may be below the mark that the ledger had: a version that was bound to another payload
+    than the anchor saw, or waits for signatures below lost ones, is taken for used again.
+    """
 
     mark: Mark
     before: int
@@ -129,7 +133,7 @@ class _Repair:
         if self._anchor is not None:
             view = SqliteView(self._connection, StoredLog(self._connection))
             state = current_state(self._connection, view)
-            if replace_anchor:
+            if replace_anchor or refusal is not None:
                 anchors.set_aside(self._anchor, self._clock.now())
             os.close(anchors.write(self._anchor, state))
         return repaired
@@ -137,13 +141,26 @@ class _Repair:
     def _raised(
         self, refusal: Refusal | None, raise_to: Mapping[tuple[str, str], int]
     ) -> Iterator[Raised]:
-        wanted = {} if refusal is None else {(g.mark[0], g.mark[1]): g.mark for g in refusal.gaps}
+        wanted = {}
+        for gap in () if refusal is None else refusal.gaps:
+            if gap.ledger_version >= gap.mark.version:
+                yield Raised(gap.mark, gap.mark.version - 1)
+            else:
+                wanted[gap.mark.repository, gap.mark.role] = gap.mark
         for (repository, role), version in raise_to.items():
             wanted[repository, role] = self._named(repository, role, version, wanted)
         for (repository, role), mark in sorted(wanted.items()):
             before = self._reached(repository, role, mark.epoch)
             if mark.version > before:
-                yield Raised(mark, before)
+                yield Raised(mark, before - self._pending(mark, before))
+
+    def _pending(self, mark: Mark, version: int) -> bool:
+        """Whether the version below the lost ones waits for signatures.
+
+        It may have been voided and used for another payload since: that is lost as well.
+        """
+        held = self._view.reservation(mark.repository, mark.role, mark.epoch, version)
+        return held is not None and held.state is not ReservationState.ACCEPTED
 
     def _named(
         self, repository: str, role: str, version: int, wanted: Mapping[tuple[str, str], Mark]
@@ -181,7 +198,7 @@ class _Repair:
         self._connection.execute("BEGIN IMMEDIATE")
         leaf = transaction.append(self._entry(refusal, raised, now, (previous, origin)))
         for rise in raised:
-            transaction.put_lost(_lost(rise, leaf))
+            _take_for_used(transaction, _lost(rise, leaf))
         transaction.put_origin(origin)
         transaction.put_setting(ANCHOR_SETTING, "" if self._anchor is None else str(self._anchor))
         transaction.flush()
@@ -217,6 +234,15 @@ class _Repair:
 def _lost(rise: Raised, leaf: int) -> LostVersions:
     m = rise.mark
     return LostVersions(m.repository, m.role, m.epoch, rise.before + 1, m.version, m.digest, leaf)
+
+
+def _take_for_used(transaction: SqliteTransaction, lost: LostVersions) -> None:
+    """No signature is added any more to what waits below or at the lost version."""
+    transaction.put_lost(lost)
+    held = transaction.reservation(lost.repository, lost.role, lost.epoch, lost.first)
+    if held is not None and held.state is not ReservationState.ACCEPTED:
+        voided = replace(held, state=ReservationState.VOIDED)
+        transaction.put_reservation(voided, transaction.payload(held.digest))
 
 
 def _seen(anchor: Path | None) -> tuple[int, str]:

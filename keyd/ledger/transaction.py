@@ -321,7 +321,7 @@ class SqliteTransaction(VersionWriting):
         )
         self._known.lost = None
         role = self.role(lost.repository, lost.role)
-        if role is not None:
+        if role is not None and (role.epoch, role.high_water) < (lost.epoch, lost.last):
             self.put_role(replace(role, epoch=lost.epoch, high_water=lost.last))
 
     def put_origin(self, origin: str) -> None:

@@ -32,6 +32,7 @@ from keyd.domain.records_quorum import Approval, Proposal
 from keyd.ledger import codec, officers
 from keyd.ledger.codec import Row, corrupt, decode
 from keyd.ledger.log import StoredLog
+from keyd.ledger.marks import Mark
 from keyd.ledger.rotation_view import RotationReading
 
 T = TypeVar("T")
@@ -60,6 +61,10 @@ _RESERVATION = (
 _RESERVATION_OF_VERSION = (
     f"{_RESERVATION} WHERE repository = ? AND role = ? AND epoch = ? AND version = ? "
     "AND state <> 'VOIDED'"
+)
+_VOIDED = (
+    "SELECT digest FROM reservations WHERE repository = ? AND role = ? AND epoch = ? "
+    "AND version = ? AND state = 'VOIDED'"
 )
 _LOST = "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions"
 _DELEGATORS = (
@@ -187,6 +192,11 @@ class SqliteView(RotationReading):
         return self._one(
             codec.reservation_of, _RESERVATION_OF_VERSION, repository, role, epoch, version
         )
+
+    def voided(self, mark: Mark) -> frozenset[str]:
+        """The payloads that the mark's version was bound to once."""
+        rows = self._execute(_VOIDED, (mark.repository, mark.role, mark.epoch, mark.version))
+        return frozenset(digest for (digest,) in rows.fetchall())
 
     def versions(
         self, repository: str, wanted: Iterable[tuple[str, int]]

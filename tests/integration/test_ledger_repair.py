@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,18 @@ import pytest
 
 from keyd.domain import public_keys
 from keyd.domain.audit import Event
-from keyd.domain.records import Repository, Role
+from keyd.domain.checkpoint import LogKey
+from keyd.domain.records import Repository, Reservation, ReservationState, Role
 from keyd.domain.trust import RepositoryState
-from keyd.errors import InvalidRequest, PolicyViolation, StateCorrupt
+from keyd.errors import Equivocation, InvalidRequest, PolicyViolation, StateCorrupt
+from keyd.ledger import anchor
 from keyd.ledger.backup import backup, restore
 from keyd.ledger.transaction import SqliteTransaction
+from keyd.ledger.verification.export import export_log
+from keyd.ledger.verification.exported import verify_export
 from keyd.ledger.verification.verify import verify_ledger
+from keyd.services.audit import ensure_log_key
+from keyd.services.audit import sign_checkpoint as sign_checkpoint_of
 from keyd.services.imports import import_metadata
 from tests.authors import Signed
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
@@ -24,12 +31,14 @@ from tests.ledgers import (
     ORIGIN,
     REPOSITORY,
     Home,
+    complete,
     entry,
     fix,
     go_on,
     named,
     payload,
     put_back,
+    refused,
     refused_to_write,
     reservation,
     reserve,
@@ -209,3 +218,130 @@ def test_a_repository_goes_on_after_the_loss_of_a_root(tmp_path: Path) -> None:
     author.publish_root(author.root(4), "root-1", "root-2")
     assert verify_ledger(Home(tmp_path).state, anchor=Home(tmp_path).anchor).flaws == []
     world.ledger.close()
+
+
+# --- versions whose payload was voided -----------------------------------------------------------
+
+
+def void(made: Reservation) -> Callable[[SqliteTransaction], None]:
+    """As officers do it; the entry that tells of it is lost with everything after the backup."""
+    return lambda tx: tx.put_reservation(replace(made, state=ReservationState.VOIDED), b"")
+
+
+def lost_of(home: Home) -> list[tuple[int, int, str]]:
+    ledger = home.open()
+    assert ledger.refusal() is None
+    found = ledger.read(lambda view: view.lost_versions(REPOSITORY))
+    ledger.close()
+    return [(lost.first, lost.last, lost.digest) for lost in found]
+
+
+@pytest.mark.parametrize("voided_before", [False, True])
+def test_a_repair_keeps_the_payload_that_the_anchor_saw(
+    home: Home, tmp_path: Path, voided_before: bool
+) -> None:
+    """It took the older payload for the version's, voided or not, and told the anchor so."""
+    ledger = home.open()
+    first = ledger.transact(reserve(6))
+    if voided_before:
+        ledger.transact(void(first))
+    backup(home.state, tmp_path / "backup.db")
+    if not voided_before:
+        ledger.transact(void(first))
+    second = sign(ledger, 6, salt="second")
+    ledger.close()
+    put_back(home, tmp_path / "backup.db")
+    assert "version 6 has another payload than the anchor saw" in refused_to_write(home)
+
+    done = fix(home)
+    assert [str(rise) for rise in done.raised] == [f"demo/targets epoch 0: 5 -> 6 {second.digest}"]
+    assert lost_of(home) == [(6, 6, second.digest)]
+    assert f'["demo","targets",0,6,"{second.digest}"]' in (home.anchor / "anchor.jsonl").read_text()
+    assert len(list(home.anchor.glob("anchor.jsonl.replaced-*"))) == 1
+    ledger = home.open()
+    for salt in ("", "third"):
+        assert isinstance(refused(ledger, reserve(6, salt=salt)), Equivocation)
+    assert isinstance(refused(ledger, complete(first)), Equivocation)
+    sign(ledger, 7)
+    ledger.close()
+
+
+def test_a_repair_that_was_cut_short_can_be_repeated(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = home.open()
+    first = ledger.transact(reserve(6))
+    backup(home.state, tmp_path / "backup.db")
+    ledger.transact(void(first))
+    second = sign(ledger, 6, salt="second")
+    ledger.close()
+    put_back(home, tmp_path / "backup.db")
+
+    def cut(*_: object) -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(anchor, "write", cut)
+        with pytest.raises(OSError, match="no room"):
+            fix(home)
+    assert refused_to_write(home).startswith("LEDGER_BEHIND_ANCHOR")
+    assert fix(home).raised == ()
+    assert lost_of(home) == [(6, 6, second.digest)]
+
+
+def test_a_version_that_the_ledger_voided_is_no_gap(home: Home) -> None:
+    """The anchor may lack the last second: it knows the payload that was voided then."""
+    ledger = home.open()
+    first = ledger.transact(reserve(6))
+    ledger.close()
+    old = (home.anchor / "anchor.jsonl").read_bytes()
+    ledger = home.open()
+    ledger.transact(void(first))
+    sign(ledger, 6, salt="second")
+    ledger.close()
+    (home.anchor / "anchor.jsonl").write_bytes(old)
+    ledger = home.open()
+    assert ledger.refusal() is None
+    ledger.close()
+
+
+@pytest.mark.parametrize("newer", [0, 1])
+def test_a_root_that_waited_in_the_backup_is_not_completed_after_its_void(
+    tmp_path: Path, newer: int
+) -> None:
+    """Officers voided it since, and another one was published, alone or with its successor."""
+    home, tokens = Home(tmp_path), FakeTokens(SoftwareToken("soft", TestClock()))
+    world = open_world(tmp_path, tokens=tokens)
+    ensure_log_key(world, "soft", 10.0)
+    author = active_author(world)
+    wrong = author.root(2, days=380)
+    confirmed = author.change_digest(wrong)
+    author.sign("root-1", "root", wrong, confirmed_change=confirmed)
+    backup(home.state, tmp_path / "b")
+    waiting = world.ledger.read(lambda view: view.reservation("demo", "root", 0, 2))
+    assert waiting is not None
+    world.ledger.transact(void(waiting))
+    files = []
+    for version in range(2, 3 + newer):
+        right = author.root(version, days=390)
+        author.publish_root(right, "root-1", "root-2")
+        files.append(("root", published(author, right, "root-1", "root-2")))
+    world.ledger.close()
+    restore(tmp_path / "b", home.state, world.clock.now())
+    fix(home)
+
+    world = open_world(tmp_path, tokens=tokens)
+    author = Author(world, "demo", author.keys)
+    for key in ("root-1", "root-2"):
+        with pytest.raises(PolicyViolation, match="VERSION_NOT_INCREASING"):
+            author.sign(key, "root", wrong, confirmed_change=confirmed)
+    done = import_metadata(world, SIGNER, repository="demo", files=files)
+    assert [one.recorded for one in done] == [True] * len(files)
+    author.publish_root(author.root(3 + newer, days=395), "root-1", "root-2")
+    sign_checkpoint_of(world, 10.0)
+    origin, key = world.ledger.read(lambda v: (v.identity().origin, v.key("keyd-log")))
+    world.ledger.close()
+    assert verify_ledger(home.state, anchor=home.anchor).flaws == []
+    assert key is not None
+    export_log(home.state, tmp_path / "export")
+    assert verify_export(tmp_path / "export", LogKey(origin, key.public_der)).flaws == []

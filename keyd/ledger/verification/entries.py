@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from keyd.domain.records import LostVersions
 from keyd.domain.trust import KeySet
 
 Fields = Mapping[str, Any]
@@ -14,6 +16,9 @@ Fields = Mapping[str, Any]
 def _refuse(number: str) -> NoReturn:
     raise ValueError(f"entries hold no number like {number}")
 
+
+# A line of what a repair raised (`keyd.ledger.repair.Raised`); a role's name may hold anything.
+_RAISED = re.compile(r"([^/]+)/(.+) epoch (\d+): (\d+) -> (\d+)(?: ([0-9a-f]{64}))?", re.DOTALL)
 
 # Infinity is no integer, and what stands for it would be asked to become one.
 _decode = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse).decode
@@ -41,6 +46,17 @@ def intended_root(fields: Fields) -> KeySet:
     """
     keys = zip(fields.get("root_key_ids", ()), fields.get("root_keys_sha256", ()), strict=True)
     return KeySet("bootstrap", int(fields.get("threshold", 0)), dict(keys))
+
+
+def lost_versions(index: int, fields: Fields) -> Iterator[LostVersions]:
+    """The versions that a repair, by its entry, took for used. Raises: TypeError, ValueError."""
+    for line in fields.get("raised", ()):
+        found = _RAISED.fullmatch(line)
+        if found is None:
+            raise ValueError("it is no line that a repair writes")
+        repository, role, epoch, before, last, digest = found.groups(default="")
+        first = int(before) + 1
+        yield LostVersions(repository, role, int(epoch), first, int(last), digest, index)
 
 
 def differing(fields: Fields | None, expected: Mapping[str, object]) -> str:

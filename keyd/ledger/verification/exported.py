@@ -14,7 +14,7 @@ from keyd.domain.audit import Event
 from keyd.domain.checkpoint import LogKey, verify_checkpoint
 from keyd.domain.records import IntentState
 from keyd.errors import InvalidRequest, KeydError, NotFound
-from keyd.ledger.verification.entries import Fields, differing, parse, place_of
+from keyd.ledger.verification.entries import Fields, differing, lost_versions, parse, place_of
 from keyd.ledger.verification.export import CHECKPOINT, ENTRIES, KEYS, PAYLOADS
 from keyd.ledger.verification.officer_story import OfficerStory, concerns_officers
 from keyd.ledger.verification.report import Report
@@ -120,6 +120,10 @@ class _Payloads:
             return self._decode(json.loads(file.readline()))
 
 
+def _place_hash(fields: Fields) -> bytes:
+    return hashlib.sha256(place_of(fields).encode()).digest()[:16]
+
+
 class _Story:
     """What the entries tell, one after another."""
 
@@ -164,10 +168,7 @@ class _Story:
             self._officers.follow(index, fields)
         if event in (Event.KEY_CREATED, Event.KEY_ADOPTED):
             self._registered[str(fields.get("key"))] = fields.get("key_sha256")
-        if event in _ABOUT_A_VERSION:
-            self._bind(where, fields)
-        if event == Event.RESERVATION_VOIDED:
-            self._release(where, fields)
+        self._follow_versions(where, index, fields)
         if event == Event.SIGNATURE_INTENDED:
             self._open[index] = fields
         elif event == Event.SIGNATURE_COMPLETED:
@@ -179,17 +180,35 @@ class _Story:
             if ended is not None and fields.get("outcome") == IntentState.UNKNOWN:
                 self._unknown[intent] = ended
 
+    def _follow_versions(self, where: str, index: int, fields: Fields) -> None:
+        event = fields.get("event")
+        if event in _ABOUT_A_VERSION:
+            self._bind(where, fields)
+        elif event == Event.RESERVATION_VOIDED:
+            self._release(where, fields)
+        elif event == Event.LEDGER_REPAIRED:
+            self._lose(index, fields)
+
     def _bind(self, where: str, fields: Fields) -> None:
-        place = hashlib.sha256(place_of(fields).encode()).digest()[:16]
+        place = _place_hash(fields)
         digest = str(fields.get("payload_sha256")).encode()
         if self._versions.setdefault(place, digest) != digest:
             self._report.flaw(where, f"{place_of(fields)} has two payloads")
 
     def _release(self, where: str, fields: Fields) -> None:
         """Officers have let the version have another payload."""
-        place = hashlib.sha256(place_of(fields).encode()).digest()[:16]
+        place = _place_hash(fields)
         if self._versions.pop(place, None) != str(fields.get("payload_sha256")).encode():
             self._report.flaw(where, f"{place_of(fields)} was not bound to the voided payload")
+
+    def _lose(self, index: int, fields: Fields) -> None:
+        """A repair took versions for used: the lowest may have waited here for signatures."""
+        for lost in lost_versions(index, fields):
+            about = {"repository": lost.repository, "role": lost.role, "epoch": lost.epoch}
+            self._versions.pop(_place_hash({**about, "version": lost.first}), None)
+            if lost.digest:
+                last = _place_hash({**about, "version": lost.last})
+                self._versions[last] = lost.digest.encode()
 
     def _complete(self, where: str, fields: Fields) -> None:
         intent = int(fields.get("intent", -1))

@@ -14,9 +14,9 @@ from enum import IntEnum
 from keyd.domain import merkle
 from keyd.domain.audit import Event
 from keyd.domain.checkpoint import LogKey, verify_checkpoint
-from keyd.domain.records import IntentState
+from keyd.domain.records import IntentState, LostVersions
 from keyd.errors import InvalidRequest
-from keyd.ledger.verification.entries import Fields, parse, place_of
+from keyd.ledger.verification.entries import Fields, lost_versions, parse, place_of
 from keyd.ledger.verification.officer_story import concerns_officers
 from keyd.ledger.verification.report import Progress, Report
 from keyd.ledger.verification.rotation_facts import ROTATION_EVENTS, RotationFacts, note_rotation
@@ -70,7 +70,7 @@ class LogFacts:
     key_states: dict[str, str] = field(default_factory=dict)
     repositories: dict[str, Fields] = field(default_factory=dict)
     imported: dict[tuple[str, str, int, int], Fields] = field(default_factory=dict)
-    lost: dict[int, list[str]] = field(default_factory=dict)
+    lost: list[LostVersions] = field(default_factory=list)
     rotations: dict[str, RotationFacts] = field(default_factory=dict)
     # The mark that each role's present epoch began with, by (repository, role).
     lowered: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
@@ -192,7 +192,7 @@ def _remember(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
             facts.genesis, facts.origin = fields, str(fields.get("origin"))
         case Event.LEDGER_REPAIRED:
             facts.origin = str(fields.get("origin"))
-            facts.lost[index] = list(fields.get("raised", []))
+            facts.lost += lost_versions(index, fields)
         case Event.KEY_CREATED | Event.KEY_ADOPTED:
             facts.keys[str(fields.get("key"))] = fields
         case Event.KEY_STATE_CHANGED:

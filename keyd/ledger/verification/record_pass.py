@@ -146,10 +146,19 @@ class _Check:
             e.get("accepted") is True or e.get("event") == Event.METADATA_IMPORTED for e in made
         )
         expected = "ACCEPTED" if accepted else "SIGNED" if made else "RESERVED"
-        if not accepted and not differing(self._facts.voided.get(r.leaf), r.members()):
+        if not accepted and self._is_voided(r):
             expected = "VOIDED"
         if r.state != expected:
             self._report.flaw(r.where, f"it is {r.state}, but the log makes it {expected}")
+
+    def _is_voided(self, r: _Reservation) -> bool:
+        """Officers void a reservation, and a repair does that takes its version for used."""
+        return not differing(self._facts.voided.get(r.leaf), r.members()) or any(
+            (lost.repository, lost.role, lost.epoch) == (r.repository, r.role, r.epoch)
+            and lost.first <= r.version <= lost.last
+            and lost.leaf > r.leaf
+            for lost in self._facts.lost
+        )
 
     def _thresholds(self, r: _Reservation, signed: frozenset[str]) -> None:
         """What was accepted has the signatures that made it so, wherever they were made."""

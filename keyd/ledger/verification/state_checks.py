@@ -199,14 +199,5 @@ def _check_delegations(view: SqliteView, report: Report, role: Role) -> None:
 
 
 def _check_lost(view: SqliteView, facts: LogFacts, report: Report) -> None:
-    told = sorted((leaf, text) for leaf, texts in facts.lost.items() for text in texts)
-    stored = sorted(
-        (
-            lost.leaf,
-            f"{lost.repository}/{lost.role} epoch {lost.epoch}: {lost.first - 1} -> {lost.last}"
-            + (f" {lost.digest}" if lost.digest else ""),
-        )
-        for lost in view.all_lost_versions()
-    )
-    if told != stored:
+    if set(facts.lost) != set(view.all_lost_versions()):
         report.flaw("lost versions", "they are not those that the repairs' entries tell of")
