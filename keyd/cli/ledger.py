@@ -15,6 +15,7 @@ from keyd.cli.reports import show_report
 from keyd.config.load import load_settings
 from keyd.daemon.clock import SystemClock
 from keyd.domain.checkpoint import parse_verifier
+from keyd.domain.officers import Officer
 from keyd.ledger.backup import Backup
 from keyd.ledger.backup import backup as make_backup
 from keyd.ledger.backup import restore as restore_backup
@@ -206,7 +207,11 @@ def repair(
     """Let a ledger that is older than its anchor sign again, by raising its marks.
 
     Every version that the anchor saw, or that --raise names, counts as used from then on. The
-    repair is recorded in the log, which goes on under a new name. The daemon must be stopped.
+    repair is recorded in the log, which goes on under a new name. Open proposals are cancelled. The
+    daemon must be stopped.
+
+    Key states, officers, role rules and the policy are as the ledger knew them at its backup: they
+    are listed, and what was changed since must be changed again before the first signature.
     """
     settings = load_settings(config_path, os.environ, overrides)
     directory = settings.daemon.ledger
@@ -228,10 +233,28 @@ def _report(done: Repaired, as_json: bool) -> None:
     data = {
         "refusal": done.refusal,
         "raised": [str(one) for one in done.raised],
+        "cancelled_proposals": list(done.cancelled),
+        "keys": {key.name: key.state.value for key in done.keys},
+        "officers": {officer.name: officer.state.value for officer in done.officers},
         "log_index": done.leaf,
         "origin": done.origin,
         "previous_origin": done.previous_origin,
     }
     say(f"it had refused: {done.refusal}" if done.refusal else "it had not refused")
-    lines = [f"recorded as entry {done.leaf} of {done.origin}", *map(str, done.raised)]
+    say(
+        "key states, officers, role rules and policy are as they were at the backup: what was "
+        "changed since must be changed again before the first signature"
+    )
+    lines = [
+        f"recorded as entry {done.leaf} of {done.origin}",
+        *map(str, done.raised),
+        *(f"proposal {name}: CANCELLED" for name in done.cancelled),
+        *(f"key {key.name}: {key.state.value}" for key in done.keys),
+        *map(_officer_line, done.officers),
+    ]
     emit(as_json, data, "\n".join(lines))
+
+
+def _officer_line(officer: Officer) -> str:
+    keys = ", ".join(f"{key.fingerprint[:16]} {key.state.value}" for key in officer.keys)
+    return f"officer {officer.name}: {officer.state.value} ({keys})"

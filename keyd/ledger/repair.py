@@ -16,7 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from keyd.domain.audit import Entry, Event
+from keyd.domain.keys import Key
+from keyd.domain.officers import Officer
 from keyd.domain.records import LostVersions, ReservationState
+from keyd.domain.records_quorum import ProposalState
 from keyd.errors import InvalidRequest, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ledger import anchor as anchors
@@ -54,10 +57,17 @@ class Raised:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair found and did; `leaf` is its log entry, `origin` the log's name since."""
+    """What a repair found and did; `leaf` is its log entry, `origin` the log's name since.
+
+    `cancelled` are the proposals that it ended. `keys` and `officers` are as this ledger knows
+    them: what was changed since the backup has to be changed again.
+    """
 
     refusal: str
     raised: tuple[Raised, ...]
+    cancelled: tuple[str, ...]
+    keys: tuple[Key, ...]
+    officers: tuple[Officer, ...]
     leaf: int
     origin: str
     previous_origin: str
@@ -77,6 +87,9 @@ def repair(
     Needs the daemon stopped. `replace_anchor` accepts that the anchor is missing, damaged or
     another ledger's (or, with `anchor` None, given up), and makes a new one: then only `raise_to`
     tells what was lost.
+
+    Open proposals are cancelled: an approval that was used up since the backup would be good for
+    a second time. What else was decided since is not known here (see `Repaired`).
 
     A log that lost entries and goes on is another log: it gets a new origin, so that checkpoints
     signed before and after never contradict each other under one name.
@@ -199,11 +212,29 @@ class _Repair:
         leaf = transaction.append(self._entry(refusal, raised, now, (previous, origin)))
         for rise in raised:
             _take_for_used(transaction, _lost(rise, leaf))
+        cancelled = tuple(self._cancel(transaction, now))
         transaction.put_origin(origin)
         transaction.put_setting(ANCHOR_SETTING, "" if self._anchor is None else str(self._anchor))
         transaction.flush()
         self._connection.execute("COMMIT")
-        return Repaired(str(refusal or ""), raised, leaf, origin, previous)
+        return Repaired(
+            refusal=str(refusal or ""),
+            raised=raised,
+            cancelled=cancelled,
+            keys=self._view.keys(),
+            officers=self._view.officers().officers,
+            leaf=leaf,
+            origin=origin,
+            previous_origin=previous,
+        )
+
+    def _cancel(self, transaction: SqliteTransaction, now: datetime) -> Iterator[str]:
+        """End every open proposal: it may have been executed, or its officers revoked, since."""
+        for proposal in transaction.open_proposals():
+            transaction.put_proposal(replace(proposal, state=ProposalState.CANCELLED))
+            fields = {"proposal": proposal.name, "state": ProposalState.CANCELLED.value}
+            transaction.append(Entry(Event.PROPOSAL_ENDED, now, self._principal, fields=fields))
+            yield proposal.name
 
     def _entry(
         self,

@@ -58,6 +58,8 @@ def test_a_restored_ledger_refuses_until_it_is_repaired_on_the_record(
     repaired = ledger(site, "repair", "--confirm", site.folder / "ledger")
     assert repaired.code == 0, repaired.err
     assert "LEDGER_BEHIND_ANCHOR" in repaired.json["refusal"]
+    assert repaired.json["keys"]["keyd-log"] == "ACTIVE"
+    assert "must be changed again before the first signature" in repaired.err
     assert repaired.json["origin"].startswith("test.example/log/since-")
     with site.serve() as daemon:
         daemon.wait_for("daemon_ready", count=3)

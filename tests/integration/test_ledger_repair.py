@@ -12,9 +12,17 @@ import pytest
 from keyd.domain import public_keys
 from keyd.domain.audit import Event
 from keyd.domain.checkpoint import LogKey
+from keyd.domain.keys import KeyState
+from keyd.domain.operations import ChangeKeyState
 from keyd.domain.records import Repository, Reservation, ReservationState, Role
 from keyd.domain.trust import RepositoryState
-from keyd.errors import Equivocation, InvalidRequest, PolicyViolation, StateCorrupt
+from keyd.errors import (
+    ApprovalRequired,
+    Equivocation,
+    InvalidRequest,
+    PolicyViolation,
+    StateCorrupt,
+)
 from keyd.ledger import anchor
 from keyd.ledger.backup import backup, restore
 from keyd.ledger.transaction import SqliteTransaction
@@ -24,6 +32,8 @@ from keyd.ledger.verification.verify import verify_ledger
 from keyd.services.audit import ensure_log_key
 from keyd.services.audit import sign_checkpoint as sign_checkpoint_of
 from keyd.services.imports import import_metadata
+from keyd.services.keys import change_state
+from keyd.services.proposals import execute
 from tests.authors import Signed
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.ledgers import (
@@ -46,7 +56,8 @@ from tests.ledgers import (
     sign,
     sign_checkpoint,
 )
-from tests.worlds import SIGNER, Author, active_author, open_world
+from tests.officers import approve, enrol, person, propose
+from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
 
 
 def test_a_restored_ledger_refuses_until_repaired(home: Home, tmp_path: Path) -> None:
@@ -345,3 +356,45 @@ def test_a_root_that_waited_in_the_backup_is_not_completed_after_its_void(
     assert key is not None
     export_log(home.state, tmp_path / "export")
     assert verify_export(tmp_path / "export", LogKey(origin, key.public_der)).flaws == []
+
+
+# --- what officers decided -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_an_approval_that_was_used_since_the_backup_is_not_good_for_a_second_time(
+    tmp_path: Path, by_hand: bool
+) -> None:
+    """By hand: the anchor was restored along with the ledger, so nothing refuses."""
+    home, tokens = Home(tmp_path), FakeTokens(SoftwareToken("soft", TestClock()))
+    world = open_world(tmp_path, tokens=tokens)
+    active_author(world)
+    ann, ben, cat = person("ann"), person("ben"), person("cat")
+    enrol(world, ann, ben, cat)
+    spare = make_key(world, "spare")
+    retire = (world, ADMIN, "KeyService.DeactivateKey", "spare")
+    change_state(*retire, new=KeyState.DEACTIVATED, comment="")
+    shown = propose(world, ChangeKeyState("spare", spare.fingerprint, "DEACTIVATED", "ACTIVE"))
+    approve(world, shown, ann, ben)
+    backup(home.state, tmp_path / "b")
+    old = (home.anchor / "anchor.jsonl").read_bytes()
+    execute(world, ADMIN, shown.proposal.name, timeout_s=10.0)
+    change_state(world, *retire[1:], new=KeyState.DEACTIVATED, comment="again")
+    world.ledger.close()
+    restore(tmp_path / "b", home.state, world.clock.now())
+    if by_hand:
+        (home.anchor / "anchor.jsonl").write_bytes(old)
+    done = fix(home, {("demo", "timestamp"): 2} if by_hand else {})
+    assert bool(done.refusal) is not by_hand
+    assert done.cancelled == (shown.proposal.name,)
+    assert {key.name: key.state for key in done.keys}["spare"] is KeyState.DEACTIVATED
+    assert [officer.name for officer in done.officers] == ["ann", "ben", "cat"]
+
+    world = open_world(tmp_path, tokens=tokens)
+    with pytest.raises(ApprovalRequired, match="APPROVAL_REQUIRED"):
+        execute(world, ADMIN, shown.proposal.name, timeout_s=10.0)
+    key = world.ledger.read(lambda view: view.key("spare"))
+    assert key is not None
+    assert key.state is KeyState.DEACTIVATED
+    world.ledger.close()
+    assert verify_ledger(home.state, anchor=home.anchor).flaws == []
