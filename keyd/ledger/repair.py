@@ -91,8 +91,9 @@ def repair(
     Open proposals are cancelled: an approval that was used up since the backup would be good for
     a second time. What else was decided since is not known here (see `Repaired`).
 
-    A log that lost entries and goes on is another log: it gets a new origin, so that checkpoints
-    signed before and after never contradict each other under one name.
+    A log that lost entries, or may have (`replace_anchor`), and goes on is another log: it gets a
+    new origin, so that checkpoints signed before and after never contradict each other under one
+    name.
 
     Raises: InvalidRequest (NOTHING_TO_REPAIR, MARK_NOT_RAISED), StateCorrupt (ANCHOR_MISSING,
     ANCHOR_CORRUPT, ANCHOR_FOREIGN without `replace_anchor`), and what `open_ledger` raises.
@@ -141,13 +142,18 @@ class _Repair:
             raise InvalidRequest(
                 "NOTHING_TO_REPAIR", "the ledger is as new as its anchor, and no mark is to rise"
             )
-        repaired = self._record(refusal, raised)
+        now = self._clock.now()
+        # Who replaces the anchor says that entries may be lost that nothing here knows of.
+        previous = self._view.identity().origin
+        stays = refusal is None and not replace_anchor
+        origins = previous, previous if stays else _next_origin(previous, now)
+        repaired = self._record(refusal, raised, now, origins)
         failpoint(Failpoint.LEDGER_REPAIR_COMMITTED)
         if self._anchor is not None:
             view = SqliteView(self._connection, StoredLog(self._connection))
             state = current_state(self._connection, view)
             if replace_anchor or refusal is not None:
-                anchors.set_aside(self._anchor, self._clock.now())
+                anchors.set_aside(self._anchor, now)
             os.close(anchors.write(self._anchor, state))
         return repaired
 
@@ -202,18 +208,21 @@ class _Repair:
         ]
         return max(marks, default=0)
 
-    def _record(self, refusal: Refusal | None, raised: tuple[Raised, ...]) -> Repaired:
-        now = self._clock.now()
-        previous = self._view.identity().origin
-        origin = previous if refusal is None else _next_origin(previous, now)
+    def _record(
+        self,
+        refusal: Refusal | None,
+        raised: tuple[Raised, ...],
+        now: datetime,
+        origins: tuple[str, str],
+    ) -> Repaired:
         log = PendingLog(self._connection, self._frontier)
         transaction = SqliteTransaction(self._connection, log)
         self._connection.execute("BEGIN IMMEDIATE")
-        leaf = transaction.append(self._entry(refusal, raised, now, (previous, origin)))
+        leaf = transaction.append(self._entry(refusal, raised, now, origins))
         for rise in raised:
             _take_for_used(transaction, _lost(rise, leaf))
         cancelled = tuple(self._cancel(transaction, now))
-        transaction.put_origin(origin)
+        transaction.put_origin(origins[1])
         transaction.put_setting(ANCHOR_SETTING, "" if self._anchor is None else str(self._anchor))
         transaction.flush()
         self._connection.execute("COMMIT")
@@ -224,8 +233,8 @@ class _Repair:
             keys=self._view.keys(),
             officers=self._view.officers().officers,
             leaf=leaf,
-            origin=origin,
-            previous_origin=previous,
+            origin=origins[1],
+            previous_origin=origins[0],
         )
 
     def _cancel(self, transaction: SqliteTransaction, now: datetime) -> Iterator[str]:

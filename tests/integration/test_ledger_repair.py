@@ -398,3 +398,18 @@ def test_an_approval_that_was_used_since_the_backup_is_not_good_for_a_second_tim
     assert key.state is KeyState.DEACTIVATED
     world.ledger.close()
     assert verify_ledger(home.state, anchor=home.anchor).flaws == []
+
+
+def test_a_host_that_was_restored_whole_goes_on_under_a_new_name(
+    home: Home, tmp_path: Path
+) -> None:
+    """Ledger and anchor agree, so nothing refuses; both are older than what others have seen."""
+    backup(home.state, tmp_path / "b")
+    old = (home.anchor / "anchor.jsonl").read_bytes()
+    go_on(home, 9)
+    put_back(home, tmp_path / "b")
+    (home.anchor / "anchor.jsonl").write_bytes(old)
+    done = fix(home, {(REPOSITORY, "targets"): 9}, replace_anchor=True)
+    assert done.refusal == ""
+    assert done.previous_origin == ORIGIN
+    assert done.origin.startswith(f"{ORIGIN}/since-")
