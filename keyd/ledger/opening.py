@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from keyd.domain import merkle
 from keyd.errors import KeydError, NotFound, StateCorrupt
 from keyd.ledger import anchor as anchors
 from keyd.ledger.codec import corrupt
@@ -18,28 +17,13 @@ from keyd.ledger.directory import Lock, check_directory, check_file, check_file_
 from keyd.ledger.gap import Refusal, compare
 from keyd.ledger.group_commit import STALL_S
 from keyd.ledger.log import StoredLog
-from keyd.ledger.marks import Mark, Marks
+from keyd.ledger.reached import current_state
 from keyd.ledger.readers import Readers
 from keyd.ledger.schema import check_version, migrate, migrations, schema_objections
 from keyd.ledger.sqlite import SqliteLedger
 from keyd.ledger.transaction import PUT_SETTING
 from keyd.ledger.view import SqliteView
 from keyd.ledger.writer import Writer
-
-_MARKS = """
-SELECT role.repository, role.name, role.epoch, role.high_water,
-    coalesce(held.digest, known.digest, '')
-FROM roles AS role
-LEFT JOIN reservations AS held
-    ON held.repository = role.repository AND held.role = role.name AND held.epoch = role.epoch
-    AND held.version = role.high_water AND held.state <> 'VOIDED'
-LEFT JOIN versions AS known
-    ON known.repository = role.repository AND known.role = role.name
-    AND known.epoch = role.epoch AND known.version = role.high_water
-WHERE role.high_water > 0
-UNION ALL
-SELECT repository, role, epoch, last, digest FROM lost_versions
-"""
 
 
 def open_ledger(
@@ -129,7 +113,7 @@ def _anchor(path: Path, directory: Path | None) -> tuple[anchors.Anchor | None, 
                 return None, refusal
             if view.setting(ANCHOR_SETTING) != str(directory):
                 connection.execute(PUT_SETTING, (ANCHOR_SETTING, str(directory)))
-            held = anchors.Anchor(directory, current_state(connection, view), lock)
+            held = anchors.Anchor(directory, current_state(connection), lock)
         lock = None
         return held, None
     finally:
@@ -159,21 +143,4 @@ def _missing(where: str) -> Refusal:
         "ANCHOR_MISSING",
         f"this ledger has an anchor, but {where}; without it nobody can tell whether the ledger is "
         "the newest one: bring the anchor back, or run keyd ledger repair --replace-anchor",
-    )
-
-
-def current_state(connection: sqlite3.Connection, view: SqliteView) -> anchors.AnchorState:
-    """What an anchor of the ledger as it is now has to know."""
-    log = StoredLog(connection)
-    size = log.size()
-    marks = Marks()
-    for row in connection.execute(_MARKS).fetchall():
-        marks.rise(Mark(*row))
-    checkpoint = view.checkpoint()
-    return anchors.AnchorState(
-        ledger_id=view.identity().ledger_id,
-        size=size,
-        root=merkle.root_at(log.subtree, size),
-        marks=marks,
-        checkpoint="" if checkpoint is None else checkpoint.note,
     )

@@ -28,7 +28,8 @@ from keyd.ledger.database import DATABASE, connect_writer, translate
 from keyd.ledger.gap import Refusal
 from keyd.ledger.log import PendingLog, StoredLog
 from keyd.ledger.marks import Mark
-from keyd.ledger.opening import current_state, inspect_anchor, lock_ledger, prepare
+from keyd.ledger.opening import inspect_anchor, lock_ledger, prepare
+from keyd.ledger.reached import current_state
 from keyd.ledger.schema import migrations
 from keyd.ledger.transaction import SqliteTransaction
 from keyd.ledger.view import SqliteView
@@ -150,8 +151,7 @@ class _Repair:
         repaired = self._record(refusal, raised, now, origins)
         failpoint(Failpoint.LEDGER_REPAIR_COMMITTED)
         if self._anchor is not None:
-            view = SqliteView(self._connection, StoredLog(self._connection))
-            state = current_state(self._connection, view)
+            state = current_state(self._connection)
             if replace_anchor or refusal is not None:
                 anchors.set_aside(self._anchor, now)
             os.close(anchors.write(self._anchor, state))

@@ -23,6 +23,7 @@ from keyd.ledger.group_commit import Outcome
 from keyd.ledger.known import Known
 from keyd.ledger.log import PendingLog, StoredLog
 from keyd.ledger.marks import Mark
+from keyd.ledger.reached import current_state
 from keyd.ledger.staging import GroupContradicts
 from keyd.ledger.transaction import SqliteTransaction
 
@@ -169,7 +170,14 @@ class Writer:
         self._frontier, self._connection = frontier, connection
         self.head = (frontier.size, frontier.root())
         self._watch.start(self._path)
+        self._tell_what_was_found(connection)
         return connection
+
+    def _tell_what_was_found(self, connection: sqlite3.Connection) -> None:
+        """A group may be durable although it was reported failed: the anchor lacks its marks."""
+        if self._anchor is not None and self._frontier.size > self._anchor.state.size:
+            marks = list(current_state(connection).marks)
+            self._tell_anchor(_Committed([], self._frontier, marks))
 
     def _check_nothing_lost(
         self, connection: sqlite3.Connection, frontier: merkle.Frontier

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keyd.errors import AlreadyExists, InvalidRequest, NotFound, StateCorrupt
+from keyd.errors import AlreadyExists, InvalidRequest, KeydError, NotFound, StateCorrupt
+from keyd.ledger import writer
 from keyd.ledger.backup import backup
 from keyd.ledger.create import create_ledger
 from keyd.ledger.opening import open_ledger
@@ -22,6 +25,8 @@ from tests.ledgers import (
     past_triggers,
     put_back,
     refused_to_write,
+    reservation,
+    reserve,
     sign,
 )
 
@@ -198,3 +203,26 @@ def test_the_anchor_must_lie_apart(tmp_path: Path) -> None:
             create_ledger(
                 tmp_path / "state", origin=ORIGIN, development=True, clock=CLOCK, anchor=anchor
             )
+
+
+def test_the_marks_of_a_group_that_failed_but_is_durable_reach_the_anchor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last flush of a COMMIT may fail after the medium took everything."""
+    ledger = furnished(tmp_path)
+    group = writer._group
+
+    def commit_and_fail(*arguments: Any) -> object:
+        group(*arguments)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "_group", commit_and_fail)
+        with pytest.raises(KeydError):
+            ledger.transact(reserve(1))
+    bound = reservation(1)
+    assert bound.digest not in (tmp_path / "anchor" / "anchor.jsonl").read_text()
+    ledger.transact(lambda tx: tx.put_setting("x", "y"))
+    told = (tmp_path / "anchor" / "anchor.jsonl").read_text()
+    ledger.close()
+    assert f'["demo","targets",0,1,"{bound.digest}"]' in told
