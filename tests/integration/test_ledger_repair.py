@@ -29,6 +29,7 @@ from keyd.ledger.transaction import SqliteTransaction
 from keyd.ledger.verification.export import export_log
 from keyd.ledger.verification.exported import verify_export
 from keyd.ledger.verification.verify import verify_ledger
+from keyd.ports import Transaction
 from keyd.services.audit import ensure_log_key
 from keyd.services.audit import sign_checkpoint as sign_checkpoint_of
 from keyd.services.imports import import_metadata
@@ -46,6 +47,7 @@ from tests.ledgers import (
     fix,
     go_on,
     named,
+    past_triggers,
     payload,
     put_back,
     refused,
@@ -234,7 +236,7 @@ def test_a_repository_goes_on_after_the_loss_of_a_root(tmp_path: Path) -> None:
 # --- versions whose payload was voided -----------------------------------------------------------
 
 
-def void(made: Reservation) -> Callable[[SqliteTransaction], None]:
+def void(made: Reservation) -> Callable[[Transaction], None]:
     """As officers do it; the entry that tells of it is lost with everything after the backup."""
     return lambda tx: tx.put_reservation(replace(made, state=ReservationState.VOIDED), b"")
 
@@ -350,12 +352,13 @@ def test_a_root_that_waited_in_the_backup_is_not_completed_after_its_void(
     assert [one.recorded for one in done] == [True] * len(files)
     author.publish_root(author.root(3 + newer, days=395), "root-1", "root-2")
     sign_checkpoint_of(world, 10.0)
-    origin, key = world.ledger.read(lambda v: (v.identity().origin, v.key("keyd-log")))
+    origin = world.ledger.unsigned_checkpoint().origin
+    log_key = world.ledger.read(lambda view: view.key("keyd-log"))
     world.ledger.close()
     assert verify_ledger(home.state, anchor=home.anchor).flaws == []
-    assert key is not None
+    assert log_key is not None
     export_log(home.state, tmp_path / "export")
-    assert verify_export(tmp_path / "export", LogKey(origin, key.public_der)).flaws == []
+    assert verify_export(tmp_path / "export", LogKey(origin, log_key.public_der)).flaws == []
 
 
 # --- what officers decided -----------------------------------------------------------------------
@@ -413,3 +416,41 @@ def test_a_host_that_was_restored_whole_goes_on_under_a_new_name(
     assert done.refusal == ""
     assert done.previous_origin == ORIGIN
     assert done.origin.startswith(f"{ORIGIN}/since-")
+
+
+# --- what verification says afterwards -----------------------------------------------------------
+
+
+def test_a_repaired_ledger_is_sound_before_its_next_checkpoint(tmp_path: Path) -> None:
+    """The anchor has the newest checkpoint: one under the log's old name."""
+    home = Home(tmp_path)
+    world = open_world(tmp_path)
+    ensure_log_key(world, "soft", 10.0)
+    sign_checkpoint_of(world, 10.0)
+    backup(home.state, tmp_path / "b")
+    make_key(world, "lost")
+    world.ledger.close()
+    restore(tmp_path / "b", home.state, world.clock.now())
+    fix(home)
+    assert '"checkpoint"' in (home.anchor / "anchor.jsonl").read_text()
+    assert verify_ledger(home.state, anchor=home.anchor).flaws == []
+
+
+def test_a_repaired_ledger_is_sound_though_the_begin_of_its_epoch_is_lost(tmp_path: Path) -> None:
+    home, tokens = Home(tmp_path), FakeTokens(SoftwareToken("soft", TestClock()))
+    world = open_world(tmp_path, tokens=tokens)
+    active_author(world)
+    backup(home.state, tmp_path / "b")
+    known = world.ledger.read(lambda view: view.role("demo", "timestamp"))
+    assert known is not None
+    world.ledger.transact(lambda tx: tx.put_role(replace(known, epoch=1, high_water=4)))
+    world.ledger.close()
+    restore(tmp_path / "b", home.state, world.clock.now())
+    assert [rise.mark.epoch for rise in fix(home).raised] == [1]
+    assert verify_ledger(home.state, anchor=home.anchor).flaws == []
+    home.open().close()
+    with past_triggers(home.database) as connection:
+        connection.execute("UPDATE roles SET epoch = 2 WHERE name = 'timestamp'")
+    assert "demo/timestamp: it is in epoch 2, the log began 0" in map(
+        str, verify_ledger(home.state).flaws
+    )

@@ -66,6 +66,8 @@ class LogFacts:
     settled: bytearray
     genesis: Fields = field(default_factory=dict)
     origin: str = ""
+    # The log's names, each with the entry that gave it.
+    origins: list[tuple[int, str]] = field(default_factory=list)
     keys: dict[str, Fields] = field(default_factory=dict)
     key_states: dict[str, str] = field(default_factory=dict)
     repositories: dict[str, Fields] = field(default_factory=dict)
@@ -76,6 +78,15 @@ class LogFacts:
     lowered: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     voided: dict[int, Fields] = field(default_factory=dict)
     officers: dict[int, Fields] = field(default_factory=dict)
+
+    def name(self, index: int, origin: str) -> None:
+        """Entry `index` gives the log a name."""
+        self.origin = origin
+        self.origins.append((index, origin))
+
+    def origin_at(self, size: int) -> str:
+        """The name that the log had when it had so many entries."""
+        return next((name for index, name in reversed(self.origins) if index < size), "")
 
     def pay(self, leaf: int, debt: Owed) -> bool:
         """A record that entry `leaf` announced was found; False if it was not owed (any more)."""
@@ -189,9 +200,10 @@ def _note(facts: LogFacts, index: int, fields: Fields | None, report: Report) ->
 def _remember(facts: LogFacts, index: int, event: str, fields: Fields) -> None:
     match event:
         case Event.GENESIS:
-            facts.genesis, facts.origin = fields, str(fields.get("origin"))
+            facts.genesis = fields
+            facts.name(index, str(fields.get("origin")))
         case Event.LEDGER_REPAIRED:
-            facts.origin = str(fields.get("origin"))
+            facts.name(index, str(fields.get("origin")))
             facts.lost += lost_versions(index, fields)
         case Event.KEY_CREATED | Event.KEY_ADOPTED:
             facts.keys[str(fields.get("key"))] = fields

@@ -77,12 +77,17 @@ def check_versions(connection: sqlite3.Connection, facts: LogFacts, report: Repo
 
 
 def _check_marks(connection: sqlite3.Connection, facts: LogFacts, report: Report) -> None:
-    """A mark is the highest version used in its epoch, or what a recovery lowered it to."""
+    """A mark is the highest version used in its epoch, or what a recovery lowered it to.
+
+    The entry of that recovery may be lost: then a repair tells of versions in its epoch.
+    """
+    lost = {(each.repository, each.role, each.epoch) for each in facts.lost}
     for repository, role, epoch, mark, used in connection.execute(_MARKS):
         begun, floor = facts.lowered.get((repository, role), (0, 0))
-        if epoch != begun:
+        later = epoch > begun and (repository, role, epoch) in lost
+        if epoch != begun and not later:
             report.flaw(f"{repository}/{role}", f"it is in epoch {epoch}, the log began {begun}")
-        if mark != max(used, floor):
+        if mark != max(used, floor if epoch == begun else 0):
             what = "the high-water mark is not the highest version used"
             report.flaw(f"{repository}/{role}", what)
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from keyd.domain import merkle
-from keyd.domain.checkpoint import LogKey, verify_checkpoint
+from keyd.domain.checkpoint import LogKey, parse_checkpoint, verify_checkpoint
 from keyd.domain.keys import Content
 from keyd.errors import InvalidRequest, KeydError, NotFound
 from keyd.ledger import anchor as anchors
@@ -83,7 +83,7 @@ def _verify(
         facts = read_log(connection, keys, report, progress)
         _check_records(connection, view, facts, report, progress)
         if anchor is not None:
-            _check_anchor(view, StoredLog(connection), anchor, keys, report)
+            _check_anchor(connection, anchor, keys, facts, report)
     except (KeydError, ValueError, TypeError, KeyError, AttributeError) as error:
         # Whatever was put into the rows must end in a finding, not in a traceback.
         report.flaw("ledger", f"it cannot be read any further: {error}")
@@ -119,20 +119,27 @@ def _check_records(
 
 
 def _check_anchor(
-    view: SqliteView, log: StoredLog, directory: Path, keys: Sequence[LogKey], report: Report
+    connection: sqlite3.Connection,
+    directory: Path,
+    keys: Sequence[LogKey],
+    facts: LogFacts,
+    report: Report,
 ) -> None:
     try:
         state = anchors.load(directory)
     except (KeydError, OSError) as error:
         report.flaw("anchor", str(error))
         return
-    refusal = compare(state, view, log)
+    log = StoredLog(connection)
+    refusal = compare(state, SqliteView(connection, log), log)
     if refusal is not None:
         report.flaw("anchor", refusal.message)
     if not state.checkpoint:
         return
     try:
-        note = verify_checkpoint(state.checkpoint, [LogKey(k.name, k.public_der) for k in keys])
+        # After a repair the newest checkpoint is one under the log's old name, until the next.
+        origin = facts.origin_at(parse_checkpoint(state.checkpoint).size)
+        note = verify_checkpoint(state.checkpoint, [LogKey(origin, k.public_der) for k in keys])
     except InvalidRequest as error:
         report.flaw("anchor", error.message)
         return
