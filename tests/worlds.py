@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,16 @@ class Author(Writer):
         confirmed = self.change_digest(signed) if signed["version"] > 1 else ""
         done = [self.sign(key, "root", signed, confirmed_change=confirmed) for key in keys]
         return done[-1]
+
+    def published(self, signed: Signed, *keys: str) -> bytes:
+        """The file that everybody can download, its signatures recorded here."""
+        made = [self.sign(key, signed["_type"], signed) for key in keys]
+        signatures = []
+        for one in made:
+            assert one.key is not None
+            keyid, _ = public_keys.tuf_key(one.key.public_der, one.key.scheme)
+            signatures.append({"keyid": keyid, "sig": one.signature.hex()})
+        return json.dumps({"signed": signed, "signatures": signatures}).encode()
 
 
 ROOT_KEYS = ("root-1", "root-2", "root-3")
