@@ -70,7 +70,7 @@ class _Reservation(NamedTuple):
 
     def judged(self) -> Judged:
         payload = self.payload or b""
-        return Judged(self.repository, self.role, self.digest, payload, self.required)
+        return Judged(self.repository, self.role, self.digest, payload, self.required, self.leaf)
 
 
 class _Signature(NamedTuple):
@@ -89,7 +89,7 @@ def check_reservations(
     connection: sqlite3.Connection, facts: LogFacts, report: Report, progress: Progress
 ) -> None:
     """Reservations, their payloads and signatures, one by one."""
-    trust = RecordedTrust(connection, facts.repositories)
+    trust = RecordedTrust(connection, facts.repositories, facts.imported)
     total = connection.execute("SELECT count(*) FROM reservations").fetchone()[0]
     for number, row in enumerate(connection.execute(_RESERVATIONS)):
         _Check(connection, facts, report, trust).reservation(_Reservation(*row))
