@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from keyd.ledger.database import DATABASE, connect_reader, connect_writer
+from keyd.ledger.database import DATABASE, connect_reader, connect_verifier, connect_writer
+from keyd.ledger.verification.log_pass import LogFacts
+from keyd.ledger.verification.report import Report
+from keyd.ledger.verification.state_checks import check_versions
 from tests.worlds import SIGNER, TIMEOUT_S, active_author, make_key, open_world, sign_many
 
 GROWING = (
@@ -71,3 +75,21 @@ def test_signing_looks_everything_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
             if WALK.search(step) and not SHORT.search(step)
         }
     assert not walks
+
+
+def test_verification_looks_up_what_it_asks_for_each_role(tmp_path: Path) -> None:
+    """Roles times reservations are too many: a repository may have thousands of either."""
+    world = open_world(tmp_path)
+    active_author(world)
+    world.ledger.close()
+    statements: set[str] = set()
+    with closing(connect_verifier(tmp_path / "ledger" / DATABASE)) as connection:
+        connection.set_trace_callback(statements.add)
+        check_versions(connection, LogFacts(bytearray(), bytearray()), Report())
+        connection.set_trace_callback(None)
+        (marks,) = (each for each in statements if "high_water" in each)
+        steps = plan(connection, marks)
+    assert "SCAN role" in steps
+    asked = [step for step in steps if re.match(r"(SCAN|SEARCH) r\b", step)]
+    used = [re.search(r"INDEX (\w+) \(repository=\? AND role=\? AND epoch=\?\)$", s) for s in asked]
+    assert [each and each[1] for each in used] == ["one_payload_per_version", "voided_reservations"]

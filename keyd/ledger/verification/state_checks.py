@@ -19,12 +19,15 @@ from keyd.ledger.verification.report import Report
 from keyd.ledger.verification.rotation_checks import check_rotations
 from keyd.ledger.view import SqliteView
 
-# Marks, accepted versions and what they follow from, compared as sets.
+# Marks, accepted versions and what they follow from, compared as sets. Reservations that are voided
+# and those in force have an index each, and only a statement that names the state can use it.
 _IMPORTED = "SELECT repository, role, epoch, version, digest, hashes FROM versions WHERE imported"
 _MARKS = """
 SELECT role.repository, role.name, role.epoch, role.high_water, max(
     coalesce((SELECT max(version) FROM reservations AS r WHERE r.repository = role.repository
-        AND r.role = role.name AND r.epoch = role.epoch), 0),
+        AND r.role = role.name AND r.epoch = role.epoch AND r.state <> 'VOIDED'), 0),
+    coalesce((SELECT max(version) FROM reservations AS r WHERE r.repository = role.repository
+        AND r.role = role.name AND r.epoch = role.epoch AND r.state = 'VOIDED'), 0),
     coalesce((SELECT max(version) FROM versions AS v WHERE v.repository = role.repository
         AND v.role = role.name AND v.epoch = role.epoch), 0),
     coalesce((SELECT max(last) FROM lost_versions AS l WHERE l.repository = role.repository
