@@ -19,6 +19,7 @@ PROPOSAL = (
     "rules, officers_sha256, policy_revision, created_at, expires_at, state, leaf FROM proposals"
 )
 PROPOSAL_NAMED = f"{PROPOSAL} WHERE name = ?"
+PROPOSAL_NAMES = "SELECT name FROM proposals ORDER BY leaf"
 PROPOSALS = f"{PROPOSAL} ORDER BY leaf"
 PROPOSALS_OF = f"{PROPOSAL} WHERE operation_sha256 = ? ORDER BY leaf"
 OPEN_PROPOSALS = f"{PROPOSAL} WHERE state = 'OPEN' ORDER BY leaf"

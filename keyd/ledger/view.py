@@ -307,6 +307,9 @@ class SqliteView(RotationReading):
             return self._all(officers.proposal_of, officers.PROPOSALS)
         return self._all(officers.proposal_of, officers.PROPOSALS_OF, operation_sha256)
 
+    def proposal_names(self) -> tuple[str, ...]:
+        return self._all(_name_of, officers.PROPOSAL_NAMES)
+
     def open_proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
         if not operation_sha256:
             return self._all(officers.proposal_of, officers.OPEN_PROPOSALS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keyd.domain.audit import Checkpoint
 from keyd.domain.checkpoint import LogKey, signed, text_of
 from keyd.domain.merkle import Frontier, leaf_hash
+from keyd.domain.records_quorum import Proposal, ProposalState
 from keyd.errors import NotFound, StateCorrupt
+from keyd.ledger.transaction import SqliteTransaction
 from keyd.ledger.verification.report import MAX_FLAWS
 from keyd.ledger.verification.verify import verify_ledger
-from tests.ledgers import Home, der, furnished, reserve
+from tests.ledgers import NOW, Home, der, furnished, reserve
 from tests.tally import Promise, tallied
 from tests.used_ledger import Used, tamper, verify
 
@@ -208,3 +213,34 @@ def test_findings_are_bounded(used_copy: Home) -> None:
     report = verify(used_copy)
     assert report.flaw_count > 200
     assert len(report.flaws) == min(report.flaw_count, MAX_FLAWS)
+
+
+def test_memory_does_not_grow_with_the_payloads_of_proposals(tmp_path: Path) -> None:
+    ledger = furnished(tmp_path)
+    one = Proposal(
+        name="p-0",
+        kind="sign_metadata",
+        operation=b"{}",
+        operation_sha256="0" * 64,
+        payload=bytes(1 << 20),
+        payload_sha256="0" * 64,
+        proposer="unix:ann",
+        officer="",
+        rules=(),
+        officers_sha256="0" * 64,
+        policy_revision="",
+        created_at=NOW,
+        expires_at=NOW,
+        state=ProposalState.OPEN,
+        leaf=0,
+    )
+    for number in range(16):
+        each = replace(one, name=f"p-{number}")
+        ledger.transact(partial(SqliteTransaction.put_proposal, proposal=each))
+    ledger.close()
+    tracemalloc.start()
+    report = verify(Home(tmp_path), anchored=False)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "proposal p-15: entry 0 does not create it" in map(str, report.flaws)
+    assert peak < 8 << 20

@@ -21,50 +21,54 @@ from keyd.ledger.view import SqliteView
 def check_officers(view: SqliteView, entries: Mapping[int, Fields], report: Report) -> None:
     """Compare rows with entries (by index), and decide again what was decided.
 
+    Reads proposals one by one: their payloads may be megabytes each.
+
     Raises: KeyError, TypeError, ValueError, KeydError for what cannot be read.
     """
-    proposals = {proposal.name: proposal for proposal in view.proposals()}
     story = OfficerStory(view.identity().ledger_id, report)
     for index in sorted(entries):
-        _compare(view, proposals, index, entries[index], report)
+        _compare(view, index, entries[index], report)
         story.follow(index, entries[index])
     story.finish()
     _compare_officers(view, story, report)
-    for proposal in proposals.values():
-        where = f"proposal {proposal.name}"
-        told = story.proposals.get(proposal.name)
-        if told is None or told.index != proposal.leaf:
-            report.flaw(where, f"entry {proposal.leaf} does not create it")
-        elif told.basis != proposal.basis(told.basis.daemon):
-            report.flaw(where, "approvals of it rest on something else")
-        if proposal.state != story.states.get(proposal.name):
-            report.flaw(where, f"it is {proposal.state.value}, but the log says otherwise")
-        said = {each.officer: each.leaf for each in view.approvals(proposal.name)}
-        if said != (told.decided if told is not None else {}):
-            report.flaw(where, "its approvals are not those that the log has")
-    for name in story.proposals.keys() - proposals.keys():
+    names = view.proposal_names()
+    for name in names:
+        proposal = view.proposal(name)
+        if proposal is not None:
+            _compare_proposal(view, proposal, story, report)
+    for name in story.proposals.keys() - set(names):
         report.flaw(f"proposal {name}", "an entry created it, but it is gone")
 
 
-def _compare(
-    view: SqliteView,
-    proposals: Mapping[str, Proposal],
-    index: int,
-    entry: Fields,
-    report: Report,
+def _compare_proposal(
+    view: SqliteView, proposal: Proposal, story: OfficerStory, report: Report
 ) -> None:
+    where = f"proposal {proposal.name}"
+    told = story.proposals.get(proposal.name)
+    if told is None or told.index != proposal.leaf:
+        report.flaw(where, f"entry {proposal.leaf} does not create it")
+    elif told.basis != proposal.basis(told.basis.daemon):
+        report.flaw(where, "approvals of it rest on something else")
+    if proposal.state != story.states.get(proposal.name):
+        report.flaw(where, f"it is {proposal.state.value}, but the log says otherwise")
+    said = {each.officer: each.leaf for each in view.approvals(proposal.name)}
+    if said != (told.decided if told is not None else {}):
+        report.flaw(where, "its approvals are not those that the log has")
+
+
+def _compare(view: SqliteView, index: int, entry: Fields, report: Report) -> None:
     """One entry against the row that it owes. Rows that are gone are noted in the end."""
-    proposal = proposals.get(entry.get("proposal", ""))
-    if proposal is None:
-        return
+    name = entry.get("proposal", "")
     if entry["event"] == Event.PROPOSAL_CREATED:
-        if wrong := differing(entry, dict(_announced(proposal))):
-            report.flaw(f"proposal {proposal.name}", f"entry {index} differs in {wrong}")
+        proposal = view.proposal(name)
+        wrong = differing(entry, dict(_announced(proposal))) if proposal is not None else ""
+        if wrong:
+            report.flaw(f"proposal {name}", f"entry {index} differs in {wrong}")
     elif entry["event"] == Event.PROPOSAL_DECIDED:
-        found = next((e for e in view.approvals(proposal.name) if e.leaf == index), None)
+        found = next((e for e in view.approvals(name) if e.leaf == index), None)
         wrong = differing(entry, _decision(found)) if found is not None else ""
         if wrong:
-            where = f"approval of {proposal.name} by {entry['officer']}"
+            where = f"approval of {name} by {entry['officer']}"
             report.flaw(where, f"entry {index} differs in {wrong}")
 
 
