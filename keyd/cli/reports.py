@@ -17,7 +17,7 @@ def show_report(report: Report, as_json: bool, more: Mapping[str, str | int] | N
     counted = {**asdict(report), **(more or {}), "root": report.root.hex()}
     shown = {name.replace("_", " "): value for name, value in counted.items() if name != "flaws"}
     if report.unverified:
-        shown["unverified"] = f"{report.unverified}, for want of payloads"
+        shown["unverified"] = f"{report.unverified}, for want of payloads or keys"
     verdict = "sound" if report.sound else "NOT SOUND"
     emit(as_json, {"ok": report.sound, **counted}, facts({"verdict": verdict, **shown}))
     return Exit.DONE if report.sound else Exit.FAILED

@@ -188,3 +188,22 @@ def test_a_log_without_checkpoint_is_not_exported(tmp_path: Path) -> None:
     furnished(tmp_path).close()
     with pytest.raises(PolicyViolation, match="CHECKPOINT_MISSING"):
         export_log(Home(tmp_path).state, tmp_path / "e")
+
+
+def test_uploaded_signatures_are_verified_and_counted(
+    used: tuple[Path, LogKey], export: Path
+) -> None:
+    uploaded = entries_of(export, "signature_uploaded")
+    assert uploaded
+    made = entries_of(export, "signature_completed")
+    assert verify_export(export, used[1]).signatures == len(made) + len(uploaded)
+    path = export / "entries.jsonl"
+    lines = path.read_bytes().splitlines()
+    place = uploaded[0]["index"]
+    lines[place] = json.dumps({**uploaded[0], "signature": "00" * 64}).encode()
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    flaws = [str(flaw) for flaw in verify_export(export, used[1]).flaws]
+    assert f"entry {place}: the signature does not verify" in flaws
+    lines[place] = json.dumps({**uploaded[0], "key_sha256": "0" * 64}).encode()
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    assert verify_export(export, used[1]).unverified == 1

@@ -12,12 +12,14 @@ from pathlib import Path
 from keyd.domain import merkle, public_keys
 from keyd.domain.audit import Event
 from keyd.domain.checkpoint import LogKey, verify_checkpoint
+from keyd.domain.payload import Payload
 from keyd.domain.records import IntentState
 from keyd.errors import InvalidRequest, KeydError, NotFound
 from keyd.ledger.verification.entries import Fields, differing, lost_versions, parse, place_of
 from keyd.ledger.verification.export import CHECKPOINT, ENTRIES, KEYS, PAYLOADS
 from keyd.ledger.verification.officer_story import OfficerStory, concerns_officers
 from keyd.ledger.verification.report import Report
+from keyd.ledger.verification.trust_checks import signed_by
 
 _ABOUT_A_VERSION = (
     Event.SIGNATURE_INTENDED,
@@ -34,8 +36,9 @@ def verify_export(directory: Path, log_key: LogKey, *, payloads: bool = True) ->
 
     The tree over the entries is the checkpoint's; no version has two payloads; every signature was
     announced before it was made and verifies under the key that the log registered. Officers'
-    approvals verify under their keys, and are enough. Without `payloads` signatures are counted
-    as unverified.
+    approvals verify under their keys, and are enough. Signatures whose key is neither registered
+    nor in the root that they sign or the one before it are counted as unverified; without
+    `payloads` all are.
 
     Raises: NotFound (EXPORT_INCOMPLETE). All else is in the report.
     """
@@ -173,6 +176,8 @@ class _Story:
             self._open[index] = fields
         elif event == Event.SIGNATURE_COMPLETED:
             self._complete(where, fields)
+        elif event == Event.SIGNATURE_UPLOADED:
+            self._upload(where, fields)
         elif event in (Event.INTENT_CLOSED, Event.SIGNATURE_FAILED):
             intent = int(fields.get("intent", -1))
             ended = self._open.pop(intent, None)
@@ -223,6 +228,45 @@ class _Story:
             self._report.unverified += 1
         else:
             self._verify(where, fields, fingerprint, self._payloads)
+
+    def _upload(self, where: str, fields: Fields) -> None:
+        """A signature by a key held elsewhere: the metadata that lists the key spells it out."""
+        self._report.signatures += 1
+        fingerprint = str(fields.get("key_sha256"))
+        if self._payloads is None:
+            self._report.unverified += 1
+        elif fingerprint in self._keys:
+            self._verify(where, fields, fingerprint, self._payloads)
+        else:
+            self._verify_by_metadata(where, fields, fingerprint, self._payloads)
+
+    def _verify_by_metadata(
+        self, where: str, fields: Fields, fingerprint: str, payloads: _Payloads
+    ) -> None:
+        raw = payloads.get(str(fields.get("payload_sha256")))
+        if raw is None:
+            self._report.flaw(where, "its payload was not exported")
+            return
+        signature = bytes.fromhex(str(fields.get("signature")))
+        verdicts = (
+            signed_by(Payload(source, json.loads(source)), fingerprint, raw, signature)
+            for source in self._sources(fields, raw, payloads)
+        )
+        verdict = next((verdict for verdict in verdicts if verdict is not None), None)
+        if verdict is None:
+            self._report.unverified += 1
+        elif not verdict:
+            self._report.flaw(where, "the signature does not verify")
+
+    def _sources(self, fields: Fields, raw: bytes, payloads: _Payloads) -> Iterator[bytes]:
+        """A root's own bytes and those of the root before it: what they list has a public key."""
+        if fields.get("role") != "root":
+            return
+        yield raw
+        before = _place_hash({**fields, "version": int(fields.get("version", 0)) - 1})
+        found = payloads.get(self._versions.get(before, b"").decode())
+        if found is not None:
+            yield found
 
     def _verify(self, where: str, fields: Fields, fingerprint: str, payloads: _Payloads) -> None:
         scheme, public = self._keys.get(fingerprint, ("", b""))

@@ -32,7 +32,8 @@ class Report:
     """The outcome: the ledger is sound if `flaws` is empty.
 
     `open_intents` are token calls under way, or cut off by a crash and settled at the next start.
-    `unverified` are those of `signatures` whose payloads were left out on purpose.
+    `unverified` are those of `signatures` whose payloads were left out on purpose, or whose keys
+    are held elsewhere and not in the payloads.
     """
 
     ledger_id: str = ""

@@ -82,15 +82,11 @@ class RecordedTrust:
 
     def verify(self, judged: Judged, fingerprint: str, signature: bytes) -> bool:
         """Whether a signature by a key that is not registered here is valid, and its key listed."""
-        for source in self._sources(judged):
-            for keyid, found in key_table(source).fingerprints.items():
-                if found == fingerprint:
-                    pair = [(keyid, signature.hex())]
-                    valid = public_keys.verify_metadata_signatures(
-                        judged.payload, pair, {keyid: _key_objects(source)[keyid]}
-                    )
-                    return fingerprint in valid
-        return False
+        verdicts = (
+            signed_by(source, fingerprint, judged.payload, signature)
+            for source in self._sources(judged)
+        )
+        return next((verdict for verdict in verdicts if verdict is not None), False)
 
     def _objection(self, judged: Judged, newest: Sequence[str]) -> str:
         try:
@@ -204,6 +200,16 @@ class RecordedTrust:
             (repository, name, version),
         ).fetchone()
         return None if row is None else _intact(*row)
+
+
+def signed_by(source: Payload, fingerprint: str, raw: bytes, signature: bytes) -> bool | None:
+    """Whether the key, as metadata that lists it spells it out, signed `raw`; None: not listed."""
+    for keyid, found in key_table(source).fingerprints.items():
+        if found == fingerprint:
+            key_objects = {keyid: _key_objects(source)[keyid]}
+            pair = [(keyid, signature.hex())]
+            return found in public_keys.verify_metadata_signatures(raw, pair, key_objects)
+    return None
 
 
 def _own(judged: Judged) -> Payload | None:
