@@ -2,11 +2,14 @@
 
 A journal of JSON lines, `anchor.jsonl`: a header, then per commit group the log's size and root and
 the high-water marks it raised, then signed checkpoints. A line is written after the group's COMMIT
-and before any of its results is released, so whoever received something finds it here after kill -9
-of the process: the page cache survives that. Lines are flushed to the medium only once a second, at
-checkpoints and on closing: flushing each would double the cost of a commit, and a power loss in
-between can only make the anchor *older*, which is no more than a ledger that is ahead of it. An
-anchor can thus miss the last second before a power loss, never claim too much.
+and before those who wait for the group are answered: no token is asked before its version's mark is
+here, and kill -9 of the process loses none, for the page cache survives that. If the line cannot be
+written, they are refused; a signature that is recorded may be read by who asks again, though its
+entry is not told here yet. Its mark is, so an older ledger still refuses its version. Lines are
+flushed to the medium only once a second, at checkpoints and on closing: flushing each would double
+the cost of a commit, and a power loss in between can only make the anchor *older*, which is no more
+than a ledger that is ahead of it. An anchor can thus miss the last second before a power loss,
+never claim too much.
 
 Each line ends with the CRC-32 of what stands before it: damage is told from a torn last line. A
 power loss may also leave a hole, where a page did not reach the medium while a later one did: it

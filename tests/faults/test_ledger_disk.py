@@ -134,7 +134,10 @@ def test_an_anchor_without_room_withholds_results(
         with pytest.raises(BackendUnavailable, match="ANCHOR_WRITE_FAILED") as caught:
             ledger.transact(complete(made))
         assert caught.value.details["outcome"] == "UNKNOWN_RECORDED"
-    assert len(ledger.read(lambda view: view.signatures(made))) == 1
+        # Whoever asks again reads it at once: its version's mark is in the anchor since commit 1.
+        assert len(ledger.read(lambda view: view.signatures(made))) == 1
+        marks = [(mark.role, mark.version, mark.digest) for mark in load(tmp_path / "anchor").marks]
+        assert ("targets", 1, made.digest) in marks
     sign(ledger, 2)
     assert load(Home(tmp_path).anchor).size == ledger.unsigned_checkpoint().size
     ledger.close()
