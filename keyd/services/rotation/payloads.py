@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keyd.domain import canonical, public_keys
@@ -14,6 +15,7 @@ from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation import building
 from keyd.domain.rotation.building import ListChange, Listed
 from keyd.domain.rotation.changes import NewKey, RoleChange
+from keyd.domain.rules.expiry import exact_time
 from keyd.domain.trust import TOP_LEVEL
 from keyd.errors import InvalidRequest, PolicyViolation
 from keyd.ports import View
@@ -21,6 +23,7 @@ from keyd.services.evidence import mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
 from keyd.services.rotation.newcomers import check_newcomers
 from keyd.services.rotation.plans import plan_behind
+from keyd.services.rotation.proposing import proposed
 from keyd.services.rotation.reserving import Build
 from keyd.services.rotation.starts import content_below
 from keyd.services.world import World
@@ -40,14 +43,36 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
             # The role is in its new epoch here; what is trusted is of the old one.
             recorded = role_or_new(view, rotation.repository, name)
             before = content_below(view, recorded, lower) or before
+        version = mark(view, role) + 1
+
+        def expiring(expires: str) -> bytes:
+            bumped = building.bump(before, version, expires)
+            return canonical.encode(_changed(view, rotation, before, bumped))
+
         lifetime_s = plan.change.root_expires_s if name == "root" else 0
         # Root waits for people, who approve these bytes: they must be the same tomorrow.
         now = rotation.created_at if name == "root" else world.clock.now()
-        expires = building.expiry(before, name, rules_of(role), now, lifetime_s)
-        bumped = building.bump(before, mark(view, role) + 1, expires)
-        return canonical.encode(_changed(view, rotation, before, bumped))
+        waiting = None if name == "root" else _proposed(world, view, role, version, expiring)
+        return waiting or expiring(building.expiry(before, name, rules_of(role), now, lifetime_s))
 
     return build
+
+
+def _proposed(
+    world: World, view: View, role: Role, version: int, expiring: Callable[[str], bytes]
+) -> bytes | None:
+    """The payload that officers were asked for, if it still is the one to sign but for its expiry.
+
+    Made at another moment it would be another, and what they approve would never be signed.
+    """
+    rules, now = rules_of(role), world.clock.now()
+    for payload in proposed(world, view, role, version):
+        text = json.loads(payload)["expires"]
+        expires = exact_time(text)
+        left_s = (expires - now).total_seconds() if expires else 0
+        if rules.expiry_min_s <= left_s <= rules.expiry_max_s and expiring(text) == payload:
+            return payload
+    return None
 
 
 def _changed(

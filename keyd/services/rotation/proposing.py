@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyd.domain import operations
 from keyd.domain.operations import Operation, SignMetadata, UseCompromisedKey
 from keyd.domain.policy import Caller
+from keyd.domain.records import Role
 from keyd.errors import ApprovalRequired, KeydError
 from keyd.ports import View
 from keyd.services import proposals
+from keyd.services.quorum import demanded, standing
 from keyd.services.rotation.reserving import StepNeedsApproval
 from keyd.services.world import World
 
@@ -43,7 +45,7 @@ def ask_for_key(world: World, caller: Caller, trouble: Trouble) -> Trouble:
 def propose(world: World, caller: Caller, wanted: StepNeedsApproval) -> ApprovalRequired:
     """Open a proposal for a payload, or find the open one; what to tell the caller of it.
 
-    The payload of a step is the same whenever it is made, so that an approval of it holds.
+    A step makes the payload that was proposed again, so that an approval of it holds.
     """
     return ask(world, caller, wanted, wanted.operation, wanted.payload)
 
@@ -65,6 +67,24 @@ def ask(
         f"to {operation.words()} needs approval: keyd proposal show {name}",
         details={**refused.details, "proposal": name},
     )
+
+
+def proposed(world: World, view: View, role: Role, version: int) -> Iterator[bytes]:
+    """Payloads of this version that officers may still agree to; what they agreed to comes first.
+
+    Nothing where nobody has to be asked.
+    """
+    asked = SignMetadata(role.repository, role.name, role.epoch, version, "")
+    if not demanded(world, view, asked):
+        return
+    waiting = []
+    for proposal in view.open_proposals():
+        found = operations.decode(proposal.operation)
+        if isinstance(found, SignMetadata) and replace(found, payload_sha256="") == asked:
+            now = standing(world, view, proposal)
+            if not (now.expired or now.stale):
+                waiting.append((now.approved, proposal.payload))
+    yield from (payload for _, payload in sorted(waiting, key=lambda each: not each[0]))
 
 
 def asked_for(
