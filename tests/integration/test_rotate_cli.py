@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Delegations, SuccinctRoles
 
 from demo.web import download, new_client, over_http
-from keyd_client import RoleKeys, errors
+from keyd_client import RoleKeys, errors, released
 from keyd_client.messages import label
 from tests.integration.sdk_daemon import PROFILE, ROLES, Running, running
 from tests.running import Done, keyd
@@ -43,7 +44,18 @@ def published(running: Running) -> Running:
 TIMESTAMP = ("timestamp", "--replace", "--add", "timestamp-2@softhsm", "--scheme", "ed25519")
 
 
-def test_from_plan_to_publication(published: Running, tmp_path: Path) -> None:
+class InTwoDays(datetime):
+    """A clock for those who publish after a weekend."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> InTwoDays:
+        later = datetime.now(tz) + timedelta(days=2)
+        return cls.fromtimestamp(later.timestamp(), tz)
+
+
+def test_from_plan_to_publication(
+    published: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planned = command(published, "rotate", "plan", *TIMESTAMP)
     assert planned.code == 0, planned.err
     assert "sign root 2: timestamp +timestamp-2 -timestamp-1" in planned.out
@@ -59,6 +71,11 @@ def test_from_plan_to_publication(published: Running, tmp_path: Path) -> None:
     listed = command(published, "rotate", "status")
     assert name in listed.out
 
+    with monkeypatch.context() as monday:
+        monday.setattr(released, "datetime", InTwoDays)
+        with pytest.raises(errors.PolicyViolation, match=r"ROTATION_FILES_EXPIRED.*timestamp 2"):
+            published.repository().apply(name)
+    assert not (published.place.repository / "metadata" / "2.root.json").exists()
     with over_http(published.place.repository) as url:
         home = tmp_path / "client"
         assert download(new_client(url, published.place.repository, home), "hello.txt") == b"hello"

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keyd.domain import canonical
+from keyd.domain.keys import KeyState
 from keyd.domain.operations import SignMetadata
 from keyd.domain.payload import parse
 from keyd.domain.policy import Grant, Quorum
 from keyd.domain.quorum import QuorumRule
+from keyd.domain.records import ReservationState
 from keyd.domain.records_rotation import RotationState
-from keyd.errors import ApprovalRequired
+from keyd.domain.rehearsal import Act, Play
+from keyd.domain.tokens import TokenState
+from keyd.errors import ApprovalRequired, NotFound, PolicyViolation
 from keyd.rehearsal.stage import StockClients
 from keyd.services import proposals
 from keyd.services.audit import ensure_log_key
+from keyd.services.keys import change_state
 from keyd.services.rotation import advancing, planning, starting
 from keyd.services.world import World
-from tests.fakes import TestClock
-from tests.integration.rotating import go_on, rotation_of, signed_roles, sound
+from tests.fakes import FakeTokens, SoftwareToken, TestClock
+from tests.integration.rotating import begin, go_on, rotation_of, signed_roles, sound
 from tests.officers import approve, enrol, person, propose
-from tests.worlds import ADMIN, SIGNER, TIMEOUT_S, FixedPolicy, active_author, allow_all, open_world
+from tests.worlds import (
+    ADMIN,
+    SIGNER,
+    TIMEOUT_S,
+    Author,
+    FixedPolicy,
+    active_author,
+    allow_all,
+    make_key,
+    open_world,
+)
 
 ANN, BEN, CAT = person("ann"), person("ben"), person("cat")
 
@@ -117,3 +135,161 @@ def test_officers_are_asked_anew_when_their_time_is_over(tmp_path: Path) -> None
     agree(world, second)
     assert go_on(world, name).progress.rotation.state is RotationState.READY
     sound(world, tmp_path)
+
+
+# --- what expires while it waits -----------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A repository, which is sound when the test is over."""
+    clock = TestClock()
+    tokens = FakeTokens(SoftwareToken("soft", clock), SoftwareToken("away", clock))
+    opened = open_world(tmp_path, clock=clock, tokens=tokens)
+    made = replace(opened, rehearsal=StockClients())
+    ensure_log_key(made, "soft", TIMEOUT_S)
+    yield made
+    sound(made, tmp_path)
+
+
+@pytest.fixture
+def author(world: World) -> Author:
+    return active_author(world)
+
+
+def set_away(world: World, state: TokenState) -> None:
+    token = world.tokens.get("away")
+    assert isinstance(token, SoftwareToken)
+    token.state = state
+
+
+def set_state(world: World, key: str, new: KeyState) -> None:
+    call = {KeyState.SUSPENDED: "SuspendKey", KeyState.ACTIVE: "ResumeKey"}[new]
+    change_state(world, ADMIN, f"KeyService.{call}", key, new=new, comment="")
+
+
+def released(world: World, name: str) -> dict[str, dict[str, Any]]:
+    """What the files say that are handed out; nothing of it has expired, and it fits together."""
+    files = advancing.released_files(world, ADMIN, name)
+    signed = {file.role: json.loads(file.content or b"")["signed"] for file in files}
+    for role, payload in signed.items():
+        assert datetime.fromisoformat(payload["expires"]) > world.clock.now(), role
+    listed = signed["timestamp"]["meta"] | signed["snapshot"]["meta"]
+    for role in signed.keys() - {"root", "timestamp"}:
+        assert listed[f"{role}.json"]["version"] == signed[role]["version"]
+    return signed
+
+
+def versions(world: World, name: str) -> dict[str, int]:
+    return {role: signed["version"] for role, signed in released(world, name).items()}
+
+
+def test_a_timestamp_that_expired_before_its_token_came_back(world: World, author: Author) -> None:
+    name = begin(world, rotation_of("targets", "targets", "targets-2"))
+    set_state(world, "timestamp", KeyState.SUSPENDED)
+    assert go_on(world, name).progress.waiting
+    assert advancing.receipt(world, ADMIN, name, "timestamp", timeout_s=TIMEOUT_S).file.version == 2
+    later(world, days=2)
+    with pytest.raises(NotFound, match=r"NOTHING_RESERVED.*expired"):
+        advancing.receipt(world, ADMIN, name, "timestamp", timeout_s=TIMEOUT_S)
+    set_state(world, "timestamp", KeyState.ACTIVE)
+    assert go_on(world, name).done[0] == "signed timestamp 3"
+    assert versions(world, name) == {"root": 2, "targets": 2, "snapshot": 2, "timestamp": 3}
+    left = world.ledger.read(lambda view: view.reservation("demo", "timestamp", 0, 2))
+    assert left is not None
+    assert left.state is ReservationState.RESERVED
+
+
+@pytest.mark.parametrize(
+    ("days", "anew"),
+    [
+        (0.995, ["timestamp"]),
+        (3, ["timestamp"]),
+        (8, ["snapshot", "timestamp"]),
+        (91, ["targets", "snapshot", "timestamp"]),
+    ],
+)
+def test_files_that_expired_before_they_were_published(
+    world: World, author: Author, days: float, anew: list[str]
+) -> None:
+    name = begin(world, rotation_of("targets", "targets", "targets-2"))
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    later(world, days=days)
+    with pytest.raises(PolicyViolation, match=r"ROTATION_FILES_EXPIRED.*keyd rotate continue"):
+        advancing.released_files(world, ADMIN, name)
+    assert "continue" in advancing.get(world, ADMIN, name).next
+    went = go_on(world, name)
+    assert [words for words in went.done if "signed" in words] == [f"signed {r} 3" for r in anew]
+    assert went.progress.rotation.state is RotationState.READY
+    assert versions(world, name) == {
+        role: 3 if role in anew else 2 for role in ("root", "targets", "snapshot", "timestamp")
+    }
+    advancing.confirm_published(world, ADMIN, name)
+    later(world, days=100)
+    assert advancing.released_files(world, ADMIN, name), "what is out is nobody's to make anew"
+
+
+def test_it_goes_on_when_what_is_made_anew_waits_again(world: World, author: Author) -> None:
+    name = begin(world, rotation_of("targets", "targets", "targets-2"))
+    go_on(world, name)
+    set_state(world, "timestamp", KeyState.SUSPENDED)
+    for _ in range(2):
+        later(world, days=3)
+        assert go_on(world, name).progress.rotation.state is RotationState.RUNNING
+        with pytest.raises(PolicyViolation, match="ROTATION_NOT_READY"):
+            advancing.released_files(world, ADMIN, name)
+    set_state(world, "timestamp", KeyState.ACTIVE)
+    later(world, days=3)
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    assert versions(world, name) == {"root": 2, "targets": 2, "snapshot": 3, "timestamp": 5}
+
+
+def test_clients_of_what_was_published_meet_files_made_anew(world: World, author: Author) -> None:
+    """Not of what the rotation itself made before, which nobody has."""
+    plays: list[Play] = []
+
+    class Noting:
+        def rehearse(self, play: Play) -> tuple[Act, ...]:
+            plays.append(play)
+            return ()
+
+    noting = replace(world, rehearsal=Noting())
+    name = begin(world, rotation_of("targets", "targets", "targets-2"))
+    go_on(noting, name)
+    later(world, days=3)
+    go_on(noting, name)
+    assert len(plays) == 2
+    assert plays[0].before == plays[1].before
+
+
+def test_a_snapshot_lists_what_was_signed_after_somebody_else(world: World, author: Author) -> None:
+    name = begin(world, rotation_of("targets", "targets", "targets-2"))
+    go_on(world, name)
+    held = world.ledger.read(lambda view: view.key("targets-2"))
+    assert held is not None
+    author.keys["targets-2"] = held
+    author.sign("targets-2", "targets", author.targets(3))
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    assert versions(world, name) == {"root": 2, "targets": 4, "snapshot": 3, "timestamp": 3}
+
+
+def test_a_recovery_keeps_its_content_when_its_payload_expires(
+    world: World, author: Author
+) -> None:
+    good = author.targets(2, targets={"good": {"length": 1, "hashes": {"sha256": "0" * 64}}})
+    evil = author.targets(90, targets={"evil": {"length": 1, "hashes": {"sha256": "1" * 64}}})
+    for listed, (version, payload) in enumerate(((2, good), (90, evil)), start=2):
+        author.sign("targets", "targets", payload)
+        author.sign("snapshot", "snapshot", author.snapshot(listed, targets=version))
+        author.sign("timestamp", "timestamp", author.timestamp(listed, listed))
+    make_key(world, "targets-2", token="away")
+    wanted = rotation_of("targets", "targets", "targets-2", "FAST_FORWARD")
+    snapshot = rotation_of("snapshot", "snapshot", "snapshot-2").roles[0]
+    name = begin(world, replace(wanted, roles=(*wanted.roles, snapshot), lower={"targets": 3}))
+    set_away(world, TokenState.OFFLINE)
+    assert go_on(world, name).progress.steps[2].version == 3
+    set_away(world, TokenState.ONLINE)
+    later(world, days=100)
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    targets = released(world, name)["targets"]
+    assert (targets["version"], set(targets["targets"])) == (4, {"good"})

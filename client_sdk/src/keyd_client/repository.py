@@ -38,6 +38,7 @@ from keyd_client.keyring import Delegator, Keyring
 from keyd_client.messages import MetadataSignature, label
 from keyd_client.pending import awaitable
 from keyd_client.profile import Profile
+from keyd_client.released import check_released
 from keyd_client.roles import EXPIRY, TOP_LEVEL, RoleKeys, delegated_by, delegates, unborn
 from keyd_client.signer import Confirm
 from keyd_client.store import RepositoryStore
@@ -245,8 +246,8 @@ class KeydRepository(Repository):
 
         Fetches them, verifies them as a client does that knows the files here, and writes them;
         after a failure it may be called again. Edits that are not published yet are refused.
-        Raises: PolicyViolation (THRESHOLD_NOT_REACHED, ROTATION_OVERTAKEN), InvalidRequest
-        (EDITS_PENDING), AlreadyExists.
+        Raises: PolicyViolation (THRESHOLD_NOT_REACHED, ROTATION_OVERTAKEN,
+        ROTATION_FILES_EXPIRED), InvalidRequest (EDITS_PENDING), AlreadyExists.
         """
         if self._staged:
             raise InvalidRequest(
@@ -272,20 +273,10 @@ class KeydRepository(Repository):
         newest = Metadata.from_bytes(here).signed.version if here is not None else 0
         if here == content or (role == Root.type and newest >= version):
             return
-        if newest >= version and not lowered:
-            raise PolicyViolation(
-                "ROTATION_OVERTAKEN",
-                f"{role} {newest} is published, the rotation has {version}: continue the rotation, "
-                "then apply it again",
-            )
         delegators: list[Delegator] = [self._delegator(role)]
         if role == Root.type:
             delegators = [md.signed, self.root()]
-        for delegator in delegators:
-            if not delegator.get_verification_result(role, md.signed_bytes, md.signatures):
-                raise PolicyViolation(
-                    "THRESHOLD_NOT_REACHED", f"{role} {version} is not signed by enough keys"
-                )
+        check_released(role, md, delegators, published=0 if lowered else newest)
         self._staged[role] = [_Staged(version, content, imported=True)]
 
     # --- signing --------------------------------------------------------------------------------

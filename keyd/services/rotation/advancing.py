@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from keyd.domain.keys import Content, KeySpec, Scheme
 from keyd.domain.policy import Action, Caller
@@ -16,6 +17,7 @@ from keyd.services.authorize import demand
 from keyd.services.key_creation import generate
 from keyd.services.paging import Page, paged
 from keyd.services.rotation import receipts, uploads
+from keyd.services.rotation.bound import bound_file, has_expired
 from keyd.services.rotation.confirming import root_change
 from keyd.services.rotation.files import recorded_payload, signed_by
 from keyd.services.rotation.holders import holders
@@ -27,7 +29,7 @@ from keyd.services.rotation.proposing import Trouble, ask_for_key, propose
 from keyd.services.rotation.rehearsing import rehearse, to_publish
 from keyd.services.rotation.reserving import SigningStep, StepNeedsApproval
 from keyd.services.rotation.retiring import confirm
-from keyd.services.rotation.signing import bound_file, sign_step
+from keyd.services.rotation.signing import sign_step
 from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
@@ -72,7 +74,7 @@ def go_on(world: World, caller: Caller, name: str, *, timeout_s: float) -> Went:
                 break
             rotation = world.ledger.read(lambda view: recorded_rotation(view, name))
     progress = world.ledger.read(
-        lambda view: progress_of(view, recorded_rotation(view, name), troubles)
+        lambda view: progress_of(world, view, recorded_rotation(view, name), troubles)
     )
     return Went(progress, tuple(done))
 
@@ -115,7 +117,8 @@ def _sign(
     """All roles of the step; of thousands of bins as many as there is time for, at least one."""
     made: list[RotationFile] = []
     troubles: tuple[Trouble, ...] = ()
-    for each in world.ledger.read(lambda view: _unsealed(view, rotation, step)):
+    now = world.clock.now()
+    for each in world.ledger.read(lambda view: _unsealed(view, rotation, step, now)):
         late = world.clock.monotonic() > deadline.end_s() - _ANSWER_S
         file, troubles = (
             (None, ()) if made and late else _sign_one(world, caller, rotation, each, deadline)
@@ -126,8 +129,8 @@ def _sign(
     return True, _signed_words(made), troubles
 
 
-def _unsealed(view: View, rotation: Rotation, step: Step) -> list[Signing]:
-    bound = ((each, bound_file(view, rotation, each.number)) for each in step.signed)
+def _unsealed(view: View, rotation: Rotation, step: Step, now: datetime) -> list[Signing]:
+    bound = ((each, bound_file(view, rotation, each.number, now)) for each in step.signed)
     return [each for each, file in bound if file is None or file.content is None]
 
 
@@ -159,7 +162,7 @@ def _signed_words(made: Sequence[RotationFile]) -> list[str]:
 def get(world: World, caller: Caller, name: str) -> Progress:
     """One rotation as it stands. Raises: NotFound."""
     rotation = _authorised(world, caller, "RotationService.GetRotation", name)
-    return world.ledger.read(lambda view: progress_of(view, rotation))
+    return world.ledger.read(lambda view: progress_of(world, view, rotation))
 
 
 def list_rotations(
@@ -170,7 +173,7 @@ def list_rotations(
 
     def work(view: View) -> Page[Progress]:
         page = paged(view.rotations(repository), _name, page_size, page_token)
-        return Page(tuple(progress_of(view, found) for found in page.items), page.next_token)
+        return Page(tuple(progress_of(world, view, found) for found in page.items), page.next_token)
 
     return world.ledger.read(work)
 
@@ -178,7 +181,7 @@ def list_rotations(
 def receipt(world: World, caller: Caller, name: str, role: str, *, timeout_s: float) -> Receipt:
     """What is to be signed elsewhere; role "" is the one that waits. Raises: NotFound."""
     rotation = _authorised(world, caller, "RotationService.GetReceipt", name)
-    wanted = role or world.ledger.read(lambda view: _waiting_role(view, rotation))
+    wanted = role or world.ledger.read(lambda view: _waiting_role(world, view, rotation))
     issued = receipts.issue(world, rotation, wanted, timeout_s)
     whose, change = world.ledger.read(lambda view: _about(view, issued.file))
     return Receipt(issued.file, issued.payload, issued.receipt, whose, change)
@@ -199,13 +202,13 @@ def upload(
         keyid=keyid,
         signature=signature,
     )
-    return done, world.ledger.read(lambda view: progress_of(view, rotation))
+    return done, world.ledger.read(lambda view: progress_of(world, view, rotation))
 
 
 def released_files(world: World, caller: Caller, name: str) -> tuple[RotationFile, ...]:
     """All files of a rehearsed rotation in the order of publication.
 
-    Raises: PolicyViolation (ROTATION_NOT_READY).
+    Raises: PolicyViolation (ROTATION_NOT_READY, ROTATION_FILES_EXPIRED).
     """
     rotation = _authorised(world, caller, "RotationService.GetFiles", name)
     if rotation.state in (RotationState.RUNNING, RotationState.CANCELLED):
@@ -213,14 +216,32 @@ def released_files(world: World, caller: Caller, name: str) -> tuple[RotationFil
             "ROTATION_NOT_READY",
             f"{name} is {rotation.state.value}: files leave only after their rehearsal",
         )
-    return to_publish(world.ledger.read(lambda view: view.rotation_files(name)))
+    files = to_publish(world.ledger.read(lambda view: view.rotation_files(name)))
+    # What is out already is renewed as everything that is published.
+    if rotation.state is RotationState.READY:
+        _check_fresh(world, name, files)
+    return files
+
+
+def _check_fresh(world: World, name: str, files: Sequence[RotationFile]) -> None:
+    """Raises: PolicyViolation (ROTATION_FILES_EXPIRED)."""
+    now = world.clock.now()
+    expired = world.ledger.read(
+        lambda view: next((file for file in files if has_expired(view, file, now)), None)
+    )
+    if expired is not None:
+        raise PolicyViolation(
+            "ROTATION_FILES_EXPIRED",
+            f"{expired.role} {expired.version} of {name} has expired, or will within minutes: "
+            f"keyd rotate continue {name} makes it anew, then fetch all files again",
+        )
 
 
 def confirm_published(world: World, caller: Caller, name: str) -> Progress:
     """The files are out: the old keys' grace time runs. Raises: PolicyViolation."""
     rotation = _authorised(world, caller, "RotationService.ConfirmPublished", name)
     confirm(world, caller, rotation)
-    return world.ledger.read(lambda view: progress_of(view, recorded_rotation(view, name)))
+    return world.ledger.read(lambda view: progress_of(world, view, recorded_rotation(view, name)))
 
 
 def _authorised(world: World, caller: Caller, method: str, name: str) -> Rotation:
@@ -233,8 +254,8 @@ def _name(rotation: Rotation) -> str:
     return rotation.name
 
 
-def _waiting_role(view: View, rotation: Rotation) -> str:
-    for step in progress_of(view, rotation).steps:
+def _waiting_role(world: World, view: View, rotation: Rotation) -> str:
+    for step in progress_of(world, view, rotation).steps:
         if step.missing and step.role:
             return step.role
     raise NotFound("NOTHING_RESERVED", f"no payload of {rotation.name} waits for signatures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from keyd.domain import canonical, public_keys
@@ -21,6 +22,7 @@ from keyd.errors import InvalidRequest, PolicyViolation
 from keyd.ports import View
 from keyd.services.evidence import mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
+from keyd.services.rotation.bound import names
 from keyd.services.rotation.newcomers import check_newcomers
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.proposing import proposed
@@ -40,9 +42,7 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
                 "ROTATION_STALE", f"nothing is trusted of {name} any more: plan the change anew"
             )
         if lower := plan.change.lower.get(name):
-            # The role is in its new epoch here; what is trusted is of the old one.
-            recorded = role_or_new(view, rotation.repository, name)
-            before = content_below(view, recorded, lower) or before
+            before = _before_recovery(view, role, lower) or before
         version = mark(view, role) + 1
 
         def expiring(expires: str) -> bytes:
@@ -56,6 +56,15 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
         return waiting or expiring(building.expiry(before, name, rules_of(role), now, lifetime_s))
 
     return build
+
+
+def _before_recovery(view: View, role: Role, lower: int) -> Payload | None:
+    """What a lowered role, in its new epoch here, goes on with until it trusts a payload of it."""
+    recorded = role_or_new(view, role.repository, role.name)
+    newest = view.reservation(role.repository, role.name, role.epoch, recorded.trusted_version)
+    if newest is not None and newest.digest == recorded.trusted_digest:
+        return None
+    return content_below(view, replace(role, epoch=role.epoch - 1), lower)
 
 
 def _proposed(
@@ -82,9 +91,9 @@ def _changed(
     kind, change = before.signed["_type"], plan_behind(rotation).change
     if kind == "snapshot":
         check_newcomers(view, rotation, before)
-        return building.build_snapshot(bumped, dict(_sealed(view, rotation)))
+        return building.build_snapshot(bumped, dict(_sealed(view, rotation, kind)))
     if kind == "timestamp":
-        sealed = dict(_sealed(view, rotation, wanted="snapshot"))
+        sealed = dict(_sealed(view, rotation, kind))
         return building.build_timestamp(bumped, sealed.get("snapshot"))
     own = [each for each in change.changes if _gives(before, each.role)]
     lists = {each.role: _list_change(view, before, each) for each in own}
@@ -129,13 +138,11 @@ def _fingerprint(key_object: Mapping[str, Any]) -> str:
         return ""
 
 
-def _sealed(view: View, rotation: Rotation, wanted: str = "") -> Iterator[tuple[str, Listed]]:
+def _sealed(view: View, rotation: Rotation, by: str) -> Iterator[tuple[str, Listed]]:
     """The files of this rotation that a snapshot, or the timestamp, names."""
     for file in view.rotation_files(rotation.name):
-        listed = file.role == wanted if wanted else file.role not in ("snapshot", "timestamp")
-        if file.content is not None and listed:
-            if file.role == "root" and not _lists_root(view, rotation.repository):
-                continue
+        root = (by, file.role) == ("snapshot", "root") and _lists_root(view, rotation.repository)
+        if file.content is not None and (root or names(by, file.role)):
             yield file.role, Listed(file.version, facts_of(file.content))
 
 

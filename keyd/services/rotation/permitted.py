@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from datetime import datetime
 
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation.plan import Plan, StepKind
 from keyd.ports import View
 from keyd.services.authorize import demand, demand_administrator
+from keyd.services.rotation.bound import is_bound
 from keyd.services.rotation.plans import plan_behind
-from keyd.services.rotation.signing import is_bound
 from keyd.services.world import World
 
 
@@ -39,8 +40,10 @@ def demand_rest(world: World, caller: Caller, rotation: Rotation) -> None:
     if world.ledger.read(lowers):
         _demand_lowering(world, caller, "RotationService.ContinueRotation", plan_behind(rotation))
 
+    now = world.clock.now()
+
     def calls(view: View) -> set[Action]:
-        return set(_calls(view, plan_behind(rotation), _sealed(view, rotation)))
+        return set(_calls(view, plan_behind(rotation), _sealed(view, rotation, now)))
 
     _demand(world, caller, world.ledger.read(calls))
 
@@ -81,6 +84,6 @@ def _calls(view: View, plan: Plan, done: Collection[int]) -> Iterator[Action]:
                     yield Action("SigningService.SignMetadata", plan.change.repository, role, key)
 
 
-def _sealed(view: View, rotation: Rotation) -> set[int]:
+def _sealed(view: View, rotation: Rotation, now: datetime) -> set[int]:
     files = view.rotation_files(rotation.name)
-    return {file.step for file in files if file.content is not None and is_bound(view, file)}
+    return {file.step for file in files if file.content is not None and is_bound(view, file, now)}

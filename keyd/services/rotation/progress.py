@@ -10,11 +10,14 @@ from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
 from keyd.domain.rotation.plan import Step, StepKind
 from keyd.errors import NotFound
 from keyd.ports import View
+from keyd.services.evidence import mark, role_or_new
+from keyd.services.rotation.bound import is_bound
 from keyd.services.rotation.holders import facts_of, holders
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.proposing import Trouble, asked_for
 from keyd.services.rotation.retiring import retire_time
-from keyd.services.rotation.signing import is_bound, standing_words
+from keyd.services.rotation.signing import standing_words
+from keyd.services.world import World
 
 
 @dataclass(frozen=True)
@@ -58,20 +61,23 @@ def recorded_rotation(view: View, name: str) -> Rotation:
     return found
 
 
-def progress_of(view: View, rotation: Rotation, troubles: tuple[Trouble, ...] = ()) -> Progress:
+def progress_of(
+    world: World, view: View, rotation: Rotation, troubles: tuple[Trouble, ...] = ()
+) -> Progress:
     """Every step as it stands; `troubles` are why keys here did not sign just now."""
     plan = plan_behind(rotation)
     name = _namer(view, rotation)
-    files = {f.step: f for f in view.rotation_files(rotation.name)}
+    files = _bound(view, rotation, world.clock.now())
     steps = tuple(_step(view, rotation, step, files, name) for step in plan.steps)
     first = next((step for step in steps if not step.done), None)
     waiting = rotation.state is RotationState.RUNNING and first is not None and bool(first.missing)
     asked: tuple[str, ...] = ()
     if first is not None and first.role and rotation.state is RotationState.RUNNING:
         signing = next(s for s in plan.numbered[first.number].signed if s.role == first.role)
-        planned, file = signing.version, files.get(signing.number)
+        file = files.get(signing.number)
         bound = file.digest if file is not None else ""
-        asked = tuple(asked_for(view, rotation.repository, first.role, planned, bound))
+        versions = {signing.version, _next_version(view, rotation.repository, first.role)}
+        asked = tuple(asked_for(view, rotation.repository, first.role, versions, bound))
     return Progress(
         rotation=rotation,
         steps=steps,
@@ -80,6 +86,18 @@ def progress_of(view: View, rotation: Rotation, troubles: tuple[Trouble, ...] = 
         proposals=asked,
         retire_time=retire_time(rotation),
     )
+
+
+def _bound(view: View, rotation: Rotation, now: datetime) -> Mapping[int, RotationFile]:
+    """By the number of the step, until the end only what its step is still bound to."""
+    ended = not rotation.state.is_open
+    files = view.rotation_files(rotation.name)
+    return {file.step: file for file in files if ended or is_bound(view, file, now)}
+
+
+def _next_version(view: View, repository: str, role: str) -> int:
+    """Another than was planned, if versions were used up meanwhile."""
+    return mark(view, role_or_new(view, repository, role)) + 1
 
 
 def _step(
@@ -115,9 +133,9 @@ def _signing(
     file: RotationFile | None,
     name: Callable[[str], str],
 ) -> StepProgress:
-    ended = not rotation.state.is_open
-    if file is None or not (ended or is_bound(view, file)):
+    if file is None:
         return begun
+    ended = not rotation.state.is_open
     done = file.content is not None
     missing = () if done or ended else standing_words(view, file, name)
     return replace(begun, done=done, version=file.version, missing=missing)
@@ -134,6 +152,8 @@ def _is_done(view: View, rotation: Rotation, step: Step) -> bool:
 
 
 def _next(rotation: Rotation, first: StepProgress | None, troubles: tuple[Trouble, ...]) -> str:
+    if rotation.state is RotationState.READY and first is not None and first.role:
+        return f"{first.role} has expired or was signed by somebody else meanwhile: continue"
     if rotation.state is RotationState.READY:
         return "publish its files: KeydRepository.apply, or keyd rotate files"
     if rotation.state is RotationState.RETIRING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from keyd.domain import operations
@@ -88,13 +88,14 @@ def proposed(world: World, view: View, role: Role, version: int) -> Iterator[byt
 
 
 def asked_for(
-    view: View, repository: str, role: str, version: int, digest: str = ""
+    view: View, repository: str, role: str, versions: Collection[int], digest: str = ""
 ) -> Iterator[str]:
-    """Open proposals to sign this version, or to let a compromised key sign the bound `digest`."""
+    """Open proposals to sign these versions, or to let a compromised key sign what is bound."""
     for proposal in view.open_proposals():
         operation = operations.decode(proposal.operation)
         if isinstance(operation, SignMetadata) and (
-            (operation.repository, operation.role, operation.version) == (repository, role, version)
+            (operation.repository, operation.role) == (repository, role)
+            and operation.version in versions
         ):
             yield proposal.name
         if isinstance(operation, UseCompromisedKey) and (

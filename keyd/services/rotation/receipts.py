@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from keyd.domain import dsse, public_keys
 from keyd.domain.receipts import PAYLOAD_TYPE, ReservationReceipt, place_in
@@ -12,6 +13,7 @@ from keyd.errors import KeydError, NotFound, PolicyViolation
 from keyd.ports import View
 from keyd.services.audit import log_key
 from keyd.services.key_creation import LOG_KEY_NAME
+from keyd.services.rotation.bound import is_bound
 from keyd.services.token_call import Deadline, sign_verified
 from keyd.services.world import World
 
@@ -30,7 +32,8 @@ def issue(world: World, rotation: Rotation, role: str, timeout_s: float) -> ToSi
 
     Raises: NotFound (NOTHING_RESERVED), PolicyViolation (LOG_KEY_MISSING), BackendUnavailable.
     """
-    file, receipt, payload = world.ledger.read(lambda view: _bound(view, rotation, role))
+    now = world.clock.now()
+    file, receipt, payload = world.ledger.read(lambda view: _bound(view, rotation, role, now))
     key = log_key(world)
     statement = receipt.statement()
     answer = sign_verified(
@@ -74,7 +77,7 @@ def check(view: View, rotation: Rotation, receipt: bytes) -> Reservation:
 
 
 def _bound(
-    view: View, rotation: Rotation, role: str
+    view: View, rotation: Rotation, role: str, now: datetime
 ) -> tuple[RotationFile, ReservationReceipt, bytes]:
     files = [file for file in view.rotation_files(rotation.name) if file.role == role]
     if not files:
@@ -84,8 +87,12 @@ def _bound(
         )
     file = files[-1]
     found = view.reservation(file.repository, file.role, file.epoch, file.version)
-    if found is None or found.digest != file.digest:
-        raise NotFound("NOTHING_RESERVED", f"the reservation of {role} {file.version} was voided")
+    if found is None or not is_bound(view, file, now):
+        raise NotFound(
+            "NOTHING_RESERVED",
+            f"{role} {file.version} was voided or overtaken, or has expired: continue "
+            f"{rotation.name}, then ask again",
+        )
     receipt = ReservationReceipt(view.identity().ledger_id, rotation.name, found)
     return file, receipt, view.payload(file.digest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -99,7 +100,7 @@ def make_play(view: View, rotation: Rotation) -> Play:
     before = newest - 1 if "root" in new else newest
     return Play(
         roots=dict(_roots(view, rotation.repository, before)),
-        before=dict(_before(view, rotation.repository, new)),
+        before=dict(_before(view, rotation, new)),
         unchanged=dict(_unchanged(view, rotation.repository, new)),
         released=released,
         consistent_snapshot=bool(root and root.signed.get("consistent_snapshot")),
@@ -138,20 +139,32 @@ def _roots(view: View, repository: str, newest: int) -> Iterator[tuple[int, byte
 
 
 def _before(
-    view: View, repository: str, new: Mapping[str, SignedFile]
+    view: View, rotation: Rotation, new: Mapping[str, SignedFile]
 ) -> Iterator[tuple[str, bytes]]:
     """The files that a client of the previous state has in its cache."""
+    repository = rotation.repository
     roles = {"targets", "snapshot", "timestamp", *new, *_on_the_way(new)} - {"root"}
     for name in sorted(roles):
         role = role_or_new(view, repository, name)
         # The newest version, or the one before it where the newest is ours.
         beyond = role.trusted_version + (name not in new)
         found = view.accepted_before(repository, name, role.epoch, beyond)
+        while found is not None and _made_by(view, rotation, name, *found):
+            found = view.accepted_before(repository, name, *found)
         if found is not None:
             epoch, version = found
             content = published_file(view, repository, name, version, epoch=epoch)
             if content is not None:
                 yield name, content
+
+
+def _made_by(view: View, rotation: Rotation, role: str, epoch: int, version: int) -> bool:
+    """Whether the rotation bound the version itself, and left it again before it was published."""
+    found = view.reservation(rotation.repository, role, epoch, version)
+    if found is None or found.created_at < rotation.created_at:
+        return False
+    leaf = next(iter(view.leaves(found.leaf, found.leaf + 1)))
+    return bool(json.loads(leaf.data).get("rotation") == rotation.name)
 
 
 def _unchanged(

@@ -1,7 +1,8 @@
 """One signing step of a rotation: reserved, signed by every key here, sealed as a file.
 
 What is done already is found in the ledger, so that a step may be begun again after any crash: a
-reservation is never made twice, a key never signs twice, a sealed file never changes.
+reservation is never made twice, a key never signs twice, a sealed file never changes. What has
+expired or was overtaken meanwhile is left as it is, and the step takes the next version.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from keyd.domain import metadata_file
 from keyd.domain.keys import Key, KeyState
 from keyd.domain.policy import Caller
 from keyd.domain.records import Reservation, ReservationState
-from keyd.domain.records_rotation import Rotation, RotationFile
+from keyd.domain.records_rotation import RotationFile
 from keyd.domain.trust import TOP_LEVEL, KeySet
 from keyd.errors import (
     ApprovalRequired,
@@ -27,10 +28,10 @@ from keyd.errors import (
 )
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
-from keyd.services.evidence import role_or_new
 from keyd.services.imports import take_in
 from keyd.services.reading import SigningRequest
 from keyd.services.repositories import existing
+from keyd.services.rotation.bound import bound_file
 from keyd.services.rotation.confirming import change_digest
 from keyd.services.rotation.files import listed_in_order, new_file, recorded_payload, signed_by
 from keyd.services.rotation.proposing import Trouble
@@ -61,7 +62,8 @@ class Signed:
 
 def sign_step(world: World, caller: Caller, step: SigningStep, deadline: Deadline) -> Signed:
     """Take one step as far as the keys here can. Raises: what rules and ledger refuse."""
-    file = world.ledger.read(lambda view: bound_file(view, step.rotation, step.number))
+    now = world.clock.now()
+    file = world.ledger.read(lambda view: bound_file(view, step.rotation, step.number, now))
     if file is None:
         file = reserve_step(world, caller.principal, step)
         failpoint(Failpoint.ROTATION_RESERVED)
@@ -71,25 +73,6 @@ def sign_step(world: World, caller: Caller, step: SigningStep, deadline: Deadlin
     failpoint(Failpoint.ROTATION_SIGNED)
     sealed = world.ledger.transact(_seal(world, caller, file))
     return Signed(sealed, troubles)
-
-
-def bound_file(view: View, rotation: Rotation, step: int) -> RotationFile | None:
-    """What a step is bound to; None if it is not, or not any more."""
-    found = view.rotation_file(rotation.name, step)
-    return found if found is not None and is_bound(view, found) else None
-
-
-def is_bound(view: View, found: RotationFile) -> bool:
-    """Whether a file is still what its step is bound to.
-
-    Else somebody has signed a newer version since, or officers have voided this one, whether or not
-    it has another payload by now.
-    """
-    reservation = view.reservation(found.repository, found.role, found.epoch, found.version)
-    role = role_or_new(view, found.repository, found.role)
-    overtaken = (role.epoch, role.trusted_version) > (found.epoch, found.version)
-    released = reservation is None or reservation.digest != found.digest
-    return not released and (not overtaken or role.trusts_older_epoch)
 
 
 def _sign(

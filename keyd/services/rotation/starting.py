@@ -81,7 +81,7 @@ def start(
         operation = StartRotation(wanted.repository, plan_digest)
         raise ask(world, caller, refused, operation, plan.raw) from refused
     failpoint(Failpoint.ROTATION_STARTED)
-    return world.ledger.read(lambda view: progress_of(view, rotation))
+    return world.ledger.read(lambda view: progress_of(world, view, rotation))
 
 
 def cancel(world: World, caller: Caller, name: str, comment: str) -> Progress:
@@ -94,7 +94,7 @@ def cancel(world: World, caller: Caller, name: str, comment: str) -> Progress:
     demand(world, caller, Action("RotationService.CancelRotation", rotation.repository))
     check_comment(comment)
     world.ledger.transact(_cancel(world, caller, name))
-    return world.ledger.read(lambda view: progress_of(view, recorded_rotation(view, name)))
+    return world.ledger.read(lambda view: progress_of(world, view, recorded_rotation(view, name)))
 
 
 def _cancel(world: World, caller: Caller, name: str) -> Callable[[Transaction], None]:
