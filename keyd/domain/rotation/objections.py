@@ -10,7 +10,7 @@ from keyd.domain.keys import KeyState
 from keyd.domain.records import Delegation
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.entering import entering, same_people
-from keyd.domain.rotation.found import graded, refused
+from keyd.domain.rotation.found import graded, refused, warned
 from keyd.domain.rotation.listed import is_one_bin, left_in, words
 from keyd.domain.rotation.plan import TOLD, first_words
 from keyd.domain.rotation.recovery import recovery
@@ -42,15 +42,7 @@ def _standing_in_the_way(standing: Standing, roles: tuple[str, ...]) -> Iterator
             "ROTATION_OPEN",
             f"rotation {standing.open_rotation} is not finished: continue or cancel it first",
         )
-    pending = [role for role in roles if role in standing.pending]
-    for role in pending[:TOLD]:
-        yield refused(
-            "ROTATION_VERSION_PENDING",
-            f"{role} {standing.pending[role]} is bound and misses signatures: finish it first",
-        )
-    if len(pending) > TOLD:
-        more = f"{len(pending) - TOLD} more roles are bound and miss signatures as well"
-        yield refused("ROTATION_VERSION_PENDING", more)
+    yield from _pending(standing, roles)
     unseen = [role for role in roles if role in standing.unseen and role not in TOP_LEVEL]
     if unseen:
         yield refused(
@@ -70,6 +62,26 @@ def _repeated(changes: ChangeSet) -> Iterator[Finding]:
             f"{first_words(repeated)} is changed more than once: name all keys that leave and "
             "enter a role in one change",
         )
+
+
+def _pending(standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
+    """Only of root no version can be left behind: a dead key must not keep its role for ever."""
+    pending = [role for role in roles if role in standing.pending]
+    if "root" in pending:
+        yield refused(
+            "ROTATION_VERSION_PENDING",
+            f"root {standing.pending['root']} is bound and misses signatures: finish it first",
+        )
+    others = [role for role in pending if role != "root"]
+    for role in others[:TOLD]:
+        yield warned(
+            "ROTATION_VERSION_PENDING",
+            f"{role} {standing.pending[role]} is bound and misses signatures: it is left behind, "
+            "and what it changes is not in the version that is made; to keep that, finish it first",
+        )
+    if len(others) > TOLD:
+        more = f"{len(others) - TOLD} more roles are bound, miss signatures and are left behind"
+        yield warned("ROTATION_VERSION_PENDING", more)
 
 
 def _is_dead(key: KeyFacts, changes: ChangeSet) -> bool:

@@ -183,8 +183,10 @@ def test_bins_that_are_published_and_not_recorded_forbid_it() -> None:
 def test_many_pending_bins_are_told_in_few_words() -> None:
     world = standing(8, *names(8))
     made = planned(replace(world, pending=dict.fromkeys(names(8), 3)))
-    assert [f.reason for f in made.refusals] == ["ROTATION_VERSION_PENDING"] * 9
-    assert made.refusals[-1].message.startswith("248 more roles")
+    assert not made.refusals
+    told = [f.message for f in made.findings if f.reason == "ROTATION_VERSION_PENDING"]
+    assert len(told) == 9
+    assert told[-1].startswith("248 more roles")
 
 
 def test_the_delegator_lists_the_new_key_and_drops_the_old() -> None:
