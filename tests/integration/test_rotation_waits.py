@@ -174,7 +174,7 @@ def released(world: World, name: str) -> dict[str, dict[str, Any]]:
     signed = {file.role: json.loads(file.content or b"")["signed"] for file in files}
     for role, payload in signed.items():
         assert datetime.fromisoformat(payload["expires"]) > world.clock.now(), role
-    listed = signed["timestamp"]["meta"] | signed["snapshot"]["meta"]
+    listed = signed["timestamp"]["meta"] | signed.get("snapshot", {}).get("meta", {})
     for role in signed.keys() - {"root", "timestamp"}:
         assert listed[f"{role}.json"]["version"] == signed[role]["version"]
     return signed
@@ -271,6 +271,34 @@ def test_a_snapshot_lists_what_was_signed_after_somebody_else(world: World, auth
     author.sign("targets-2", "targets", author.targets(3))
     assert go_on(world, name).progress.rotation.state is RotationState.READY
     assert versions(world, name) == {"root": 2, "targets": 4, "snapshot": 3, "timestamp": 3}
+
+
+@pytest.mark.parametrize(
+    ("days", "signed"),
+    [
+        (3, ["timestamp 3"]),
+        (8, ["snapshot 2", "timestamp 3"]),
+        (91, ["targets 2", "snapshot 2", "timestamp 3"]),
+    ],
+)
+def test_what_is_published_is_renewed_if_it_expires_meanwhile(
+    world: World, author: Author, days: float, signed: list[str]
+) -> None:
+    """Nobody else could: the timestamp's new key is not known to clients, and the old one left."""
+    name = begin(world, rotation_of("timestamp", "timestamp", "timestamp-2"))
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    later(world, days=days)
+    went = go_on(world, name)
+    assert [words for words in went.done if "signed" in words] == [f"signed {s}" for s in signed]
+    assert went.progress.rotation.state is RotationState.READY
+    assert all(step.done for step in went.progress.steps if step.role)
+    found = {role: payload["version"] for role, payload in released(world, name).items()}
+    assert found == {"root": 2} | {role: int(n) for role, n in (s.split() for s in signed)}
+    later(world, days=2)
+    assert [w for w in go_on(world, name).done if "signed" in w] == ["signed timestamp 4"]
+    advancing.confirm_published(world, ADMIN, name)
+    later(world, days=100)
+    assert all(step.done for step in advancing.get(world, ADMIN, name).steps if step.role)
 
 
 def test_a_recovery_keeps_its_content_when_its_payload_expires(

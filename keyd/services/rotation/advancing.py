@@ -27,6 +27,7 @@ from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.progress import Progress, progress_of, recorded_rotation
 from keyd.services.rotation.proposing import Trouble, ask_for_key, propose
 from keyd.services.rotation.rehearsing import rehearse, to_publish
+from keyd.services.rotation.renewing import steps_now
 from keyd.services.rotation.reserving import SigningStep, StepNeedsApproval
 from keyd.services.rotation.retiring import confirm
 from keyd.services.rotation.signing import sign_step
@@ -67,7 +68,7 @@ def go_on(world: World, caller: Caller, name: str, *, timeout_s: float) -> Went:
     troubles: tuple[Trouble, ...] = ()
     if rotation.state.is_open:
         demand_rest(world, caller, rotation)
-        for step in plan_behind(rotation).steps:
+        for step in _steps(world, rotation):
             finished, words, troubles = _do(world, caller, rotation, step, deadline)
             done += words
             if not finished:
@@ -77,6 +78,11 @@ def go_on(world: World, caller: Caller, name: str, *, timeout_s: float) -> Went:
         lambda view: progress_of(world, view, recorded_rotation(view, name), troubles)
     )
     return Went(progress, tuple(done))
+
+
+def _steps(world: World, rotation: Rotation) -> tuple[Step, ...]:
+    now = world.clock.now()
+    return world.ledger.read(lambda view: steps_now(view, rotation, now))
 
 
 def _do(

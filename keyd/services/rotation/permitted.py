@@ -10,8 +10,10 @@ from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation.plan import Plan, StepKind
 from keyd.ports import View
 from keyd.services.authorize import demand, demand_administrator
+from keyd.services.evidence import sets_now
 from keyd.services.rotation.bound import is_bound
 from keyd.services.rotation.plans import plan_behind
+from keyd.services.rotation.renewing import renewed, steps_now
 from keyd.services.world import World
 
 
@@ -43,7 +45,9 @@ def demand_rest(world: World, caller: Caller, rotation: Rotation) -> None:
     now = world.clock.now()
 
     def calls(view: View) -> set[Action]:
-        return set(_calls(view, plan_behind(rotation), _sealed(view, rotation, now)))
+        done = _sealed(view, rotation, now)
+        planned = _calls(view, plan_behind(rotation), done)
+        return {*planned, *_renewals(view, rotation, now, done)}
 
     _demand(world, caller, world.ledger.read(calls))
 
@@ -82,6 +86,20 @@ def _calls(view: View, plan: Plan, done: Collection[int]) -> Iterator[Action]:
                 for key in keys:
                     role = signing.role
                     yield Action("SigningService.SignMetadata", plan.change.repository, role, key)
+
+
+def _renewals(
+    view: View, rotation: Rotation, now: datetime, done: Collection[int]
+) -> Iterator[Action]:
+    """What no plan says: the keys are those that are listed now, for they do not change."""
+    for step in renewed(steps_now(view, rotation, now), rotation):
+        lists = sets_now(view, rotation.repository, step.subject)
+        listed = {fingerprint for keys in lists for fingerprint in keys.fingerprints.values()}
+        for key in filter(None, map(view.key_by_fingerprint, listed)):
+            if step.number not in done:
+                yield Action(
+                    "SigningService.SignMetadata", rotation.repository, step.subject, key.name
+                )
 
 
 def _sealed(view: View, rotation: Rotation, now: datetime) -> set[int]:

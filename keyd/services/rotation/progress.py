@@ -15,6 +15,7 @@ from keyd.services.rotation.bound import is_bound
 from keyd.services.rotation.holders import facts_of, holders
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.proposing import Trouble, asked_for
+from keyd.services.rotation.renewing import steps_now
 from keyd.services.rotation.retiring import retire_time
 from keyd.services.rotation.signing import standing_words
 from keyd.services.world import World
@@ -65,15 +66,17 @@ def progress_of(
     world: World, view: View, rotation: Rotation, troubles: tuple[Trouble, ...] = ()
 ) -> Progress:
     """Every step as it stands; `troubles` are why keys here did not sign just now."""
-    plan = plan_behind(rotation)
+    now = world.clock.now()
+    todo = steps_now(view, rotation, now)
     name = _namer(view, rotation)
-    files = _bound(view, rotation, world.clock.now())
-    steps = tuple(_step(view, rotation, step, files, name) for step in plan.steps)
+    files = _bound(view, rotation, now)
+    steps = tuple(_step(view, rotation, step, files, name) for step in todo)
     first = next((step for step in steps if not step.done), None)
     waiting = rotation.state is RotationState.RUNNING and first is not None and bool(first.missing)
     asked: tuple[str, ...] = ()
     if first is not None and first.role and rotation.state is RotationState.RUNNING:
-        signing = next(s for s in plan.numbered[first.number].signed if s.role == first.role)
+        begun = next(step for step in todo if step.number == first.number)
+        signing = next(each for each in begun.signed if each.role == first.role)
         file = files.get(signing.number)
         bound = file.digest if file is not None else ""
         versions = {signing.version, _next_version(view, rotation.repository, first.role)}

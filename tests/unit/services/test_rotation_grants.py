@@ -18,6 +18,7 @@ from keyd.services.check import check
 from keyd.services.rotation import advancing, planning, starting
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
+from tests.fakes import TestClock
 from tests.officers import approve, enrol, person, propose
 from tests.worlds import (
     ADMIN,
@@ -115,6 +116,17 @@ def test_who_starts_may_make_and_sign_all_of_it(
         start(world)
     assert refused.value.reason == "POLICY_DENIES"
     assert world.ledger.read(lambda view: view.rotations("demo")) == ()
+
+
+def test_who_continues_may_sign_what_has_expired_meanwhile(author: Author) -> None:
+    """No plan says it, and without the grant nothing of it is bound."""
+    world = granted(author.world, ROTATING, CREATING, SIGNING)
+    name = start(world)
+    assert isinstance(world.clock, TestClock)
+    world.clock.advance(days=8)
+    with pytest.raises(NotAllowed, match=r"SigningService\.SignMetadata on demo/snapshot/snapshot"):
+        advancing.go_on(world, ROTATOR, name, timeout_s=TIMEOUT_S)
+    assert world.ledger.read(lambda view: view.rotation_files(name)) == ()
 
 
 def test_all_of_it_is_enough(author: Author) -> None:
