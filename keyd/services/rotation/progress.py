@@ -156,7 +156,7 @@ def _is_done(view: View, rotation: Rotation, step: Step) -> bool:
 
 def _next(rotation: Rotation, first: StepProgress | None, troubles: tuple[Trouble, ...]) -> str:
     if rotation.state is RotationState.READY and first is not None and first.role:
-        return f"{first.role} has expired or was signed by somebody else meanwhile: continue"
+        return f"keyd rotate continue: {first.role} has expired, or is signed anew meanwhile"
     if rotation.state is RotationState.READY:
         return "publish its files: KeydRepository.apply, or keyd rotate files"
     if rotation.state is RotationState.RETIRING:
