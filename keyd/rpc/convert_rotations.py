@@ -114,7 +114,7 @@ def rotation_out(progress: Progress) -> rotations_pb2.Rotation:
     """A rotation as it stands."""
     found = progress.rotation
     state = _STATES[found.state]
-    if found.state is RotationState.RUNNING and progress.waiting:
+    if found.state.is_open and progress.waiting:
         state = rotations_pb2.ROTATION_STATE_WAITING
     return rotations_pb2.Rotation(
         name=found.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,11 +24,13 @@ from keyd.domain.rehearsal import Act, Play
 from keyd.domain.tokens import TokenState
 from keyd.errors import ApprovalRequired, NotFound, PolicyViolation
 from keyd.rehearsal.stage import StockClients
+from keyd.rpc.convert_rotations import rotation_out
 from keyd.services import proposals
 from keyd.services.audit import ensure_log_key
 from keyd.services.keys import change_state
-from keyd.services.rotation import advancing, planning, starting
+from keyd.services.rotation import advancing, planning, signing, starting
 from keyd.services.world import World
+from keyd_protos.v1 import rotations_pb2
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.integration.rotating import begin, go_on, rotation_of, signed_roles, sound
 from tests.officers import approve, enrol, person, propose
@@ -137,6 +140,22 @@ def test_officers_are_asked_anew_when_their_time_is_over(tmp_path: Path) -> None
     sound(world, tmp_path)
 
 
+def test_officers_are_asked_for_the_version_that_is_made_anew(tmp_path: Path) -> None:
+    world = world_with_rule(tmp_path, "timestamp")
+    name = begun(world, "timestamp")
+    for _ in range(2):
+        [asked] = go_on(world, name).progress.proposals
+        agree(world, asked)
+        assert go_on(world, name).progress.rotation.state is RotationState.READY
+        later(world, days=2)
+    went = go_on(world, name)
+    assert rotation_out(went.progress).state == rotations_pb2.ROTATION_STATE_WAITING
+    assert "needs approval" in went.progress.next
+    shown = [proposals.get(world, ADMIN, each) for each in went.progress.proposals]
+    assert [json.loads(each.proposal.payload)["version"] for each in shown] == [4]
+    sound(world, tmp_path)
+
+
 # --- what expires while it waits -----------------------------------------------------------------
 
 
@@ -227,6 +246,35 @@ def test_files_that_expired_before_they_were_published(
     advancing.confirm_published(world, ADMIN, name)
     later(world, days=100)
     assert advancing.released_files(world, ADMIN, name), "what is out is nobody's to make anew"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("passage", range(1, 10))
+def test_a_crash_while_files_are_made_anew(
+    world: World, author: Author, monkeypatch: pytest.MonkeyPatch, passage: int
+) -> None:
+    """Three passages for each of three roles: bound, signed, sealed."""
+    name = begin(world, rotation_of("targets", "targets", "targets-2"))
+    go_on(world, name)
+    later(world, days=91)
+    passed = itertools.count(1)
+
+    def dying(_: object) -> None:
+        if next(passed) == passage:
+            raise Killed
+
+    with monkeypatch.context() as crash:
+        for module in (signing, advancing):
+            crash.setattr(module, "failpoint", dying)
+        with pytest.raises(Killed):
+            go_on(world, name)
+    with pytest.raises(PolicyViolation, match="ROTATION_NOT_READY"):
+        advancing.released_files(world, ADMIN, name)
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    assert versions(world, name) == {"root": 2, "targets": 3, "snapshot": 3, "timestamp": 3}
 
 
 def test_it_goes_on_when_what_is_made_anew_waits_again(world: World, author: Author) -> None:

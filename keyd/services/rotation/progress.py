@@ -72,9 +72,10 @@ def progress_of(
     files = _bound(view, rotation, now)
     steps = tuple(_step(view, rotation, step, files, name) for step in todo)
     first = next((step for step in steps if not step.done), None)
-    waiting = rotation.state is RotationState.RUNNING and first is not None and bool(first.missing)
+    # Also of a released set, of which something has expired, or was signed by somebody else.
+    waiting = rotation.state.is_open and first is not None and bool(first.missing)
     asked: tuple[str, ...] = ()
-    if first is not None and first.role and rotation.state is RotationState.RUNNING:
+    if first is not None and first.role and rotation.state.is_open:
         begun = next(step for step in todo if step.number == first.number)
         signing = next(each for each in begun.signed if each.role == first.role)
         file = files.get(signing.number)
@@ -156,7 +157,8 @@ def _is_done(view: View, rotation: Rotation, step: Step) -> bool:
 
 def _next(rotation: Rotation, first: StepProgress | None, troubles: tuple[Trouble, ...]) -> str:
     if rotation.state is RotationState.READY and first is not None and first.role:
-        return f"keyd rotate continue: {first.role} has expired, or is signed anew meanwhile"
+        why = "; ".join(map(str, troubles)) or "it has expired, or was signed by somebody else"
+        return f"sign {first.role} anew, with keyd rotate continue: {why}"
     if rotation.state is RotationState.READY:
         return "publish its files: KeydRepository.apply, or keyd rotate files"
     if rotation.state is RotationState.RETIRING:
