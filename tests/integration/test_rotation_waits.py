@@ -134,7 +134,22 @@ def test_officers_are_asked_anew_when_their_time_is_over(tmp_path: Path) -> None
     [first] = go_on(world, name).progress.proposals
     agree(world, first)
     later(world, days=15)
-    second = next(p for p in go_on(world, name).progress.proposals if p != first)
+    [second] = go_on(world, name).progress.proposals
+    assert second != first
+    agree(world, second)
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    sound(world, tmp_path)
+
+
+def test_officers_are_asked_anew_when_the_payload_is_soon_over(tmp_path: Path) -> None:
+    """The first proposal still is open; but what it is about is not signed any more."""
+    world = world_with_rule(tmp_path, "timestamp")
+    name = begun(world, "timestamp")
+    [first] = go_on(world, name).progress.proposals
+    later(world, hours=25)
+    assert advancing.get(world, ADMIN, name).proposals == ()
+    [second] = go_on(world, name).progress.proposals
+    assert second != first
     agree(world, second)
     assert go_on(world, name).progress.rotation.state is RotationState.READY
     sound(world, tmp_path)

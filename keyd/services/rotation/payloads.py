@@ -16,7 +16,6 @@ from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation import building
 from keyd.domain.rotation.building import ListChange, Listed
 from keyd.domain.rotation.changes import NewKey, RoleChange
-from keyd.domain.rules.expiry import exact_time
 from keyd.domain.trust import TOP_LEVEL
 from keyd.errors import InvalidRequest, PolicyViolation
 from keyd.ports import View
@@ -74,14 +73,14 @@ def _proposed(
 
     Made at another moment it would be another, and what they approve would never be signed.
     """
-    rules, now = rules_of(role), world.clock.now()
-    for payload in proposed(world, view, role, version):
-        text = json.loads(payload)["expires"]
-        expires = exact_time(text)
-        left_s = (expires - now).total_seconds() if expires else 0
-        if rules.expiry_min_s <= left_s <= rules.expiry_max_s and expiring(text) == payload:
-            return payload
-    return None
+    return next(
+        (
+            payload
+            for payload in proposed(world, view, role, version)
+            if expiring(json.loads(payload, strict=False)["expires"]) == payload
+        ),
+        None,
+    )
 
 
 def _changed(

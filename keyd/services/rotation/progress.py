@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
-from keyd.domain.rotation.plan import Step, StepKind
+from keyd.domain.rotation.plan import Signing, Step, StepKind
 from keyd.errors import NotFound
 from keyd.ports import View
 from keyd.services.evidence import mark, role_or_new
@@ -78,10 +78,7 @@ def progress_of(
     if first is not None and first.role and rotation.state.is_open:
         begun = next(step for step in todo if step.number == first.number)
         signing = next(each for each in begun.signed if each.role == first.role)
-        file = files.get(signing.number)
-        bound = file.digest if file is not None else ""
-        versions = {signing.version, _next_version(view, rotation.repository, first.role)}
-        asked = tuple(asked_for(view, rotation.repository, first.role, versions, bound))
+        asked = tuple(_asked(world, view, rotation, signing, files.get(signing.number)))
     return Progress(
         rotation=rotation,
         steps=steps,
@@ -99,9 +96,18 @@ def _bound(view: View, rotation: Rotation, now: datetime) -> Mapping[int, Rotati
     return {file.step: file for file in files if ended or is_bound(view, file, now)}
 
 
-def _next_version(view: View, repository: str, role: str) -> int:
-    """Another than was planned, if versions were used up meanwhile."""
-    return mark(view, role_or_new(view, repository, role)) + 1
+def _asked(
+    world: World, view: View, rotation: Rotation, signing: Signing, file: RotationFile | None
+) -> Iterator[str]:
+    """The proposals that a step waits for: of the version that it is bound to, or will be."""
+    role = role_or_new(view, rotation.repository, signing.role)
+    lower = plan_behind(rotation).change.lower.get(role.name, 0)
+    version = mark(view, role) + 1
+    if file is not None:
+        version = file.version
+    elif lower and view.rotation_file(rotation.name, signing.number) is None:
+        role, version = replace(role, epoch=role.epoch + 1), lower
+    return asked_for(world, view, role, version, file.digest if file is not None else "")
 
 
 def _step(

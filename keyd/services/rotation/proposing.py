@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from keyd.domain import operations
 from keyd.domain.operations import Operation, SignMetadata, UseCompromisedKey
 from keyd.domain.policy import Caller
 from keyd.domain.records import Role
+from keyd.domain.records_quorum import Proposal
+from keyd.domain.rules.expiry import exact_time
+from keyd.domain.trust import RoleRules
 from keyd.errors import ApprovalRequired, KeydError
 from keyd.ports import View
 from keyd.services import proposals
+from keyd.services.evidence import rules_of
 from keyd.services.quorum import demanded, standing
 from keyd.services.rotation.reserving import StepNeedsApproval
 from keyd.services.world import World
@@ -74,31 +80,46 @@ def proposed(world: World, view: View, role: Role, version: int) -> Iterator[byt
 
     Nothing where nobody has to be asked.
     """
-    asked = SignMetadata(role.repository, role.name, role.epoch, version, "")
-    if not demanded(world, view, asked):
+    if not demanded(world, view, _signing(role, version)):
         return
-    waiting = []
-    for proposal in view.open_proposals():
-        found = operations.decode(proposal.operation)
-        if isinstance(found, SignMetadata) and replace(found, payload_sha256="") == asked:
-            now = standing(world, view, proposal)
-            if not (now.expired or now.stale):
-                waiting.append((now.approved, proposal.payload))
-    yield from (payload for _, payload in sorted(waiting, key=lambda each: not each[0]))
+    waiting = [(standing(world, view, each), each) for each in _open(world, view, role, version)]
+    for _, proposal in sorted(waiting, key=lambda pair: not pair[0].approved):
+        yield proposal.payload
 
 
 def asked_for(
-    view: View, repository: str, role: str, versions: Collection[int], digest: str = ""
+    world: World, view: View, role: Role, version: int, digest: str = ""
 ) -> Iterator[str]:
-    """Open proposals to sign these versions, or to let a compromised key sign what is bound."""
+    """Open proposals to sign this version, or to let a compromised key sign the bound `digest`."""
+    for proposal in _open(world, view, role, version):
+        yield proposal.name
     for proposal in view.open_proposals():
         operation = operations.decode(proposal.operation)
-        if isinstance(operation, SignMetadata) and (
-            (operation.repository, operation.role) == (repository, role)
-            and operation.version in versions
-        ):
-            yield proposal.name
         if isinstance(operation, UseCompromisedKey) and (
-            (operation.repository, operation.payload_sha256) == (repository, digest)
+            (operation.repository, operation.payload_sha256) == (role.repository, digest)
         ):
             yield proposal.name
+
+
+def _open(world: World, view: View, role: Role, version: int) -> Iterator[Proposal]:
+    """Those whose payload officers may still agree to, and which may be signed once they have."""
+    for proposal in view.open_proposals():
+        found = operations.decode(proposal.operation)
+        if isinstance(found, SignMetadata) and (
+            replace(found, payload_sha256="") == _signing(role, version)
+        ):
+            now = standing(world, view, proposal)
+            fresh = _lives_long_enough(proposal.payload, rules_of(role), world.clock.now())
+            if fresh and not (now.expired or now.stale):
+                yield proposal
+
+
+def _signing(role: Role, version: int) -> SignMetadata:
+    return SignMetadata(role.repository, role.name, role.epoch, version, "")
+
+
+def _lives_long_enough(payload: bytes, rules: RoleRules, now: datetime) -> bool:
+    """Rule A5: nothing else is signed, whoever agreed to it."""
+    expires = exact_time(json.loads(payload, strict=False)["expires"])
+    left_s = (expires - now).total_seconds() if expires is not None else 0
+    return rules.expiry_min_s <= left_s <= rules.expiry_max_s
