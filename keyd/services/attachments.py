@@ -8,6 +8,7 @@ from keyd.domain import operations
 from keyd.domain.attached import attached_digest
 from keyd.domain.operations import AcceptPolicy, Operation, SignMetadata, StartRotation
 from keyd.domain.payload import parse
+from keyd.domain.records import Role
 from keyd.domain.records_quorum import Proposal
 from keyd.domain.rotation.reading import read_plan
 from keyd.domain.sizes import PAYLOAD_MAX_BYTES
@@ -15,6 +16,7 @@ from keyd.errors import InvalidRequest
 from keyd.ports import View
 from keyd.services.evidence import role_or_new, rules_of
 from keyd.services.policy_change import TEXT
+from keyd.services.rotation.plans import plan_behind
 
 
 def check_attached(view: View, operation: Operation, payload: bytes) -> None:
@@ -52,12 +54,22 @@ def _check_metadata(view: View, operation: SignMetadata, payload: bytes) -> None
     role = role_or_new(view, operation.repository, operation.role)
     rules = rules_of(role)
     parsed = parse(payload, max_bytes=rules.payload_max_bytes, extra_members=rules.extra_members)
-    stated = (role.epoch, parsed.signed["version"], parsed.digest)
-    if stated != (operation.epoch, operation.version, operation.payload_sha256):
+    stated = (operation.version, operation.payload_sha256)
+    if operation.epoch not in _epochs(view, role) or (
+        stated != (parsed.signed["version"], parsed.digest)
+    ):
         raise InvalidRequest(
             "PAYLOAD_CHECKSUM_MISMATCH",
             "the payload does not have the epoch, version and digest that the operation states",
         )
+
+
+def _epochs(view: View, role: Role) -> tuple[int, ...]:
+    """The role's, and the one that a recovery begins as it binds what officers have agreed to."""
+    rotation = view.open_rotation(role.repository)
+    if rotation is None or role.name not in plan_behind(rotation).change.lower:
+        return (role.epoch,)
+    return (role.epoch, role.epoch + 1)
 
 
 def _check_bytes(operation: Operation, payload: bytes, wanted: str) -> None:

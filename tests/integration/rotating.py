@@ -52,6 +52,11 @@ def carry_out(world: World, wanted: Wanted) -> Went:
     return went
 
 
+def later(world: World, **delta: float) -> None:
+    assert isinstance(world.clock, TestClock)
+    world.clock.advance(**delta)
+
+
 def state(world: World, key: str) -> KeyState:
     found = world.ledger.read(lambda view: view.key(key))
     assert found is not None
