@@ -7,4 +7,4 @@ import os
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # gRPC writes to standard error past our log, and waits for who reads it. There it would tell of
 # failed handshakes, which any peer can cause; what is worse may be its last words.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+os.environ["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY", "ERROR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -239,8 +240,10 @@ def test_a_wrong_canary_signature_quarantines_even_if_the_ledger_is_away(
     shim: Shim, journal: MemoryTokenJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token that signs something else is used no more, recorded or not."""
+    tried = threading.Event()
 
     def away(token: str, reason: str | None) -> None:
+        tried.set()
         raise BackendUnavailable("LEDGER_AWAY", "the ledger is away")
 
     config = shim.config(probe_interval_s=0.1, canary_interval_s=0.1, inventory_interval_s=0.1)
@@ -251,6 +254,8 @@ def test_a_wrong_canary_signature_quarantines_even_if_the_ledger_is_away(
         monkeypatch.setattr(journal, "record_quarantine", away)
         shim.always("C_Sign", "flip")
         wait_for_state(token, TokenState.QUARANTINED)
+        # A release before that would be of the time before this quarantine.
+        assert tried.wait(PATIENCE_S)
         monkeypatch.undo()
         shim.behave()
         token.release()
