@@ -1,10 +1,10 @@
-"""Rules for root: R1, R2, R7, R8, R10 and R11; R3 to R6 and R9 through their own modules."""
+"""Rules for root: R1, R2, R7, R8, R10, R11; R3 to R6 and R9 mostly through their own modules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keyd.domain.delegations import key_materials, key_table
+from keyd.domain.delegations import key_materials, key_set, key_table
 from keyd.domain.difference import Change
 from keyd.domain.payload import Payload
 from keyd.domain.pointer import TOP, Path
@@ -103,14 +103,26 @@ def _check_intended(payload: Payload, view: RepositoryView) -> Iterator[Finding]
 def _check_change(
     question: Question, view: RepositoryView, trusted: Payload, change: Change
 ) -> Iterator[Finding]:
-    """R8, R10 and R11: what root N+1 does to root N."""
+    """R4, R8, R10 and R11: what root N+1 does to root N."""
     new = question.payload
     if trusted.signed.get("consistent_snapshot") and not new.signed.get("consistent_snapshot"):
         message = "consistent snapshots cannot be switched off: clients rely on them (TUF 6.2.1)"
         path = (TOP, "consistent_snapshot")
         yield refused("R8", "CONSISTENT_SNAPSHOT_REMOVED", path, message)
+    yield from _check_same_keys(new, trusted)
     yield from check_confirmed(question.confirmed_change, change)
     yield from _check_root_expiry(question, view, trusted)
+
+
+def _check_same_keys(new: Payload, trusted: Payload) -> Iterator[Finding]:
+    """R4: a file has one signature for a key id, so no client could count it in both lists."""
+    before, now = (key_set(each, "root", "") for each in (trusted, new))
+    if before is None or now is None:
+        return
+    for keyid, fingerprint in now.fingerprints.items():
+        if before.fingerprints.get(keyid, fingerprint) != fingerprint:
+            message = "the trusted root has another key under this id: give the new key its own"
+            yield refused("R4", "KEYID_REUSED", ((TOP, "keys"), keyid), message)
 
 
 def check_confirmed(confirmed: str, change: Change) -> Iterator[Finding]:

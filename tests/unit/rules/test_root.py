@@ -46,6 +46,15 @@ def test_an_honest_root_1_passes_and_needs_both_lists() -> None:
     assert judgement.change is not None
 
 
+@pytest.mark.parametrize(("name", "found"), [("r3", ["KEYID_REUSED"]), ("t1", [])])
+def test_r4_a_key_id_of_root_keeps_its_key(name: str, found: list[str]) -> None:
+    # Where key ids are the hash of nothing (imported); other roles' files need one list alone.
+    bend = put(f"/keys/{keyid(name)}", key("another"))
+    judgement = ask(root(2), successor_view(imported=True), bend=bend)
+    assert refusals(judgement) == found
+    assert warnings(judgement) == ["KEYID_INCORRECT"]
+
+
 def test_root_1_needs_no_confirmation() -> None:
     assert ask(root(1), bootstrap_view(), confirm=False).findings == ()
 
