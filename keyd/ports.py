@@ -176,6 +176,11 @@ class View(Protocol):
         self, repository: str, role: str, epoch: int, version: int
     ) -> Reservation | None: ...
 
+    def newest_pending(
+        self, repository: str, role: str, epoch: int, above: int
+    ) -> Reservation | None:
+        """The highest version above `above` that is bound and neither accepted nor voided."""
+
     def versions(
         self, repository: str, wanted: Iterable[tuple[str, int]]
     ) -> Mapping[tuple[str, int], VersionRecord]:

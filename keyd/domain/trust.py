@@ -164,6 +164,8 @@ class RoleView:
     of every targets role that delegates this one; empty for top-level roles. `ancestry` says the
     same of those delegators that are delegated themselves, up to targets: without it the targets
     of a role delegated by a delegated role count as outside (rule G2).
+    `pending`, of snapshot and timestamp, is the newest payload above `trusted` that is bound and
+    may be accepted any time.
     """
 
     name: str
@@ -173,6 +175,7 @@ class RoleView:
     trusted: Payload | None = None
     delegators: tuple[tuple[str, Payload], ...] = ()
     ancestry: Mapping[str, tuple[tuple[str, Payload], ...]] = field(default_factory=dict)
+    pending: Payload | None = None
 
 
 @dataclass(frozen=True)

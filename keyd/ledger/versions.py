@@ -147,6 +147,12 @@ class VersionWriting(SqliteView):
         held = self._held(repository, role, epoch, version)
         return None if held is None else held.record
 
+    def newest_pending(
+        self, repository: str, role: str, epoch: int, above: int
+    ) -> Reservation | None:
+        self._staging.settle()
+        return super().newest_pending(repository, role, epoch, above)
+
     def signatures(self, reservation: Reservation) -> tuple[StoredSignature, ...]:
         self._staging.settle()
         return super().signatures(reservation)

@@ -66,6 +66,10 @@ _VOIDED = (
     "SELECT digest FROM reservations WHERE repository = ? AND role = ? AND epoch = ? "
     "AND version = ? AND state = 'VOIDED'"
 )
+_NEWEST_PENDING = (
+    f"{_RESERVATION} WHERE repository = ? AND role = ? AND epoch = ? AND version > ? "
+    "AND state <> 'VOIDED' AND state <> 'ACCEPTED' ORDER BY version DESC LIMIT 1"
+)
 _LOST = "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions"
 _DELEGATORS = (
     "SELECT DISTINCT delegator FROM delegations "
@@ -197,6 +201,11 @@ class SqliteView(RotationReading):
         """The payloads that the mark's version was bound to once."""
         rows = self._execute(_VOIDED, (mark.repository, mark.role, mark.epoch, mark.version))
         return frozenset(digest for (digest,) in rows.fetchall())
+
+    def newest_pending(
+        self, repository: str, role: str, epoch: int, above: int
+    ) -> Reservation | None:
+        return self._one(codec.reservation_of, _NEWEST_PENDING, repository, role, epoch, above)
 
     def versions(
         self, repository: str, wanted: Iterable[tuple[str, int]]

@@ -69,6 +69,7 @@ def gather(
             trusted=wanted(role.name, role.name == "timestamp" or "delegations" in payload.signed),
             delegators=delegators,
             ancestry=ancestry,
+            pending=_pending(view, role),
         ),
         basis=_basis(view, repository, role, {*ancestry, *(name for name, _ in delegators)}),
         bootstrap=repository.intended_root,
@@ -147,6 +148,24 @@ def trusted(view: View, repository: str, role: str) -> Payload | None:
     """The newest accepted payload of a role."""
     digest = role_or_new(view, repository, role).trusted_digest
     return _payloads.get(view, digest) if digest else None
+
+
+def _pending(view: View, role: Role) -> Payload | None:
+    """The newest payload of snapshot or timestamp that may still become the trusted one.
+
+    It was judged after those that wait below it, so it stands for them.
+    """
+    above = 0 if role.trusts_older_epoch else role.trusted_version
+    if role.name not in ("snapshot", "timestamp") or role.high_water <= above:
+        return None
+    found = view.newest_pending(role.repository, role.name, role.epoch, above)
+    if found is None:
+        return None
+    # Nobody else adds a signature to it: after a rotation these may not be enough.
+    signers = frozenset(fp for keys in found.required for fp in keys.fingerprints.values())
+    if any(keys.missing(signers) for keys in sets_now(view, role.repository, role.name)):
+        return None
+    return _payloads.get(view, found.digest)
 
 
 def _basis(view: View, repository: Repository, role: Role, others: Iterable[str]) -> Basis:

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from keyd.errors import BackendUnavailable
 from keyd.ledger.database import DATABASE, connect_reader, connect_verifier, connect_writer
 from keyd.ledger.verification.log_pass import LogFacts
 from keyd.ledger.verification.report import Report
 from keyd.ledger.verification.state_checks import check_versions
+from tests.fakes import SoftwareToken
 from tests.worlds import SIGNER, TIMEOUT_S, active_author, make_key, open_world, sign_many
 
 GROWING = (
@@ -62,8 +64,14 @@ def test_signing_looks_everything_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for outcome in sign_many(world, SIGNER, requests, timeout_s=TIMEOUT_S):
         assert not isinstance(outcome, Exception)
     author.sign("snapshot", "snapshot", author.snapshot(2, targets=2, one=2, two=2))
-    author.sign("timestamp", "timestamp", author.timestamp(2, snapshot=2))
+    token = world.tokens.get("soft")
+    assert isinstance(token, SoftwareToken)
+    token.failures.append(BackendUnavailable("TOKEN_OFFLINE", "away"))
+    with pytest.raises(BackendUnavailable):
+        author.sign("timestamp", "timestamp", author.timestamp(2, snapshot=2))
+    author.sign("timestamp", "timestamp", author.timestamp(3, snapshot=2))
     world.ledger.close()
+    assert any("state <> 'ACCEPTED'" in each for each in statements)
 
     asked = [each for each in statements if re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE)\b", each)]
     assert len(asked) > 50

@@ -9,7 +9,7 @@ from keyd.domain.pointer import TOP, Path
 from keyd.domain.rules.names import check_meta_name
 from keyd.domain.rules.objections import invalid, refused
 from keyd.domain.rules.references import ReferenceRule, check_reference, role_of
-from keyd.domain.trust import Question, RepositoryView
+from keyd.domain.trust import Question, RepositoryView, RoleView
 from keyd.errors import Finding
 
 _META: Path = (TOP, "meta")
@@ -23,7 +23,7 @@ def check_snapshot(question: Question, view: RepositoryView) -> Iterator[Finding
     trusted = view.snapshot.signed["meta"] if view.snapshot is not None else {}
     if _TARGETS not in meta:
         yield invalid("S1", "TARGETS_ENTRY_MISSING", _META, "list `targets.json`")
-    yield from _check_monotony(meta, trusted, view)
+    yield from _check_monotony(meta, _highest_seen(trusted, view.role), view)
     for name, entry in meta.items():
         # Unchanged entries may belong to roles that are retired and recorded nowhere.
         if trusted.get(name) != entry:
@@ -40,8 +40,19 @@ def _check_monotony(
             message = "clients refuse a snapshot that drops an entry: keep it, even if retired"
             yield refused("S2", "SNAPSHOT_ENTRY_REMOVED", path, message)
         elif meta[name]["version"] < before["version"] and role_of(name) not in view.lowered:
-            message = f"clients have seen version {before['version']}: never list an older one"
+            message = f"clients know version {before['version']}, or soon may: list no older one"
             yield refused("S3", "SNAPSHOT_ENTRY_DECREASED", (path, "version"), message)
+
+
+def _highest_seen(trusted: Mapping[str, Any], role: RoleView) -> Mapping[str, Any]:
+    """Entries of the trusted snapshot and of one that may be any time; of both, the newer one."""
+    if role.pending is None:
+        return trusted
+    highest = {**trusted}
+    for name, entry in role.pending.signed["meta"].items():
+        if name not in highest or highest[name]["version"] < entry["version"]:
+            highest[name] = entry
+    return highest
 
 
 def _check_entry(name: str, entry: Mapping[str, Any], view: RepositoryView) -> Iterator[Finding]:

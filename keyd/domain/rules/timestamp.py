@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from keyd.domain.payload import Payload
 from keyd.domain.pointer import TOP
 from keyd.domain.rules.objections import invalid, refused
 from keyd.domain.rules.references import ReferenceRule, check_reference
-from keyd.domain.trust import Question, RepositoryView
+from keyd.domain.trust import Question, RepositoryView, RoleView
 from keyd.errors import Finding
 
 _SNAPSHOT = "snapshot.json"
@@ -24,11 +25,18 @@ def check_timestamp(question: Question, view: RepositoryView) -> Iterator[Findin
     if entry is None:
         return
     path, version = ((TOP, "meta"), _SNAPSHOT), entry["version"]
-    trusted = view.role.trusted
+    trusted = _highest_seen(view.role)
     # TUF 5.4.3.2; lowering it is what a fast-forward recovery is for.
     if trusted is not None and "snapshot" not in view.lowered:
         last = trusted.signed["meta"].get(_SNAPSHOT, entry)["version"]
         if version < last:
-            message = f"clients have seen snapshot {last}: never refer to an older one"
+            message = f"clients know snapshot {last}, or soon may: refer to no older one"
             yield refused("T2", "SNAPSHOT_VERSION_DECREASED", (path, "version"), message)
     yield from check_reference(entry, view.known.get(("snapshot", version)), path, _RULE)
+
+
+def _highest_seen(role: RoleView) -> Payload | None:
+    """Of what is trusted and what may be any time, the timestamp with the newest snapshot."""
+    seen = [payload for payload in (role.trusted, role.pending) if payload is not None]
+    listed = [payload for payload in seen if _SNAPSHOT in payload.signed["meta"]]
+    return max(listed, key=lambda each: each.signed["meta"][_SNAPSHOT]["version"], default=None)
