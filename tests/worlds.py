@@ -12,6 +12,7 @@ from keyd.domain.keys import Content, Key, KeySpec, Scheme
 from keyd.domain.methods import METHODS
 from keyd.domain.policy import Caller, Grant, Policy
 from keyd.domain.records import Repository
+from keyd.domain.tokens import SignItem
 from keyd.ledger.create import create_ledger
 from keyd.ledger.opening import open_ledger as open_sqlite
 from keyd.ledger.sqlite import SqliteLedger
@@ -178,6 +179,18 @@ def active_author(world: World, repository: str = "demo", *, prefix: str = "") -
     author.sign(prefix + "snapshot", "snapshot", author.snapshot())
     author.sign(prefix + "timestamp", "timestamp", author.timestamp())
     return author
+
+
+def signed_file(author: Author, signed: Signed, *keys: str) -> bytes:
+    """A file that the tokens signed behind the daemon's back."""
+    raw, signatures = canonical.encode(signed), []
+    for key in (author.keys[name] for name in keys):
+        item = SignItem(key.cka_id, key.public_der, key.scheme, raw)
+        [signature] = author.world.tokens.get(key.token).sign([item], TIMEOUT_S)
+        assert isinstance(signature, bytes)
+        keyid, _ = public_keys.tuf_key(key.public_der, key.scheme)
+        signatures.append({"keyid": keyid, "sig": signature.hex()})
+    return json.dumps({"signatures": signatures, "signed": signed}).encode()
 
 
 # In order; a test's own are closed behind it (conftest.py).

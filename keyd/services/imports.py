@@ -30,7 +30,7 @@ from keyd.services.acceptance import accept, trust
 from keyd.services.authorize import demand
 from keyd.services.evidence import gather, gather_trust, role_or_new, rules_of
 from keyd.services.repositories import claim_listed, existing
-from keyd.services.votes import count_votes
+from keyd.services.votes import check_not_stolen, count_votes
 from keyd.services.world import World
 
 _ORDER = {name: rank for rank, name in enumerate(("root", "targets", "", "snapshot", "timestamp"))}
@@ -95,8 +95,9 @@ def take_in(
 ) -> Imported:
     """Verify one file against the recorded state and record it.
 
-    Raises: PolicyViolation (SIGNATURES_MISSING, ROOT_VERSION_GAP, ROLE_MISMATCH,
-    VERSION_ALREADY_SIGNED_DIFFERENTLY, KEY_BELONGS_TO_ANOTHER_REPOSITORY, KEY_CONTENT_MISMATCH).
+    Raises: PolicyViolation (SIGNATURES_MISSING, SIGNED_BY_COMPROMISED_KEYS, ROOT_VERSION_GAP,
+    ROLE_MISMATCH, VERSION_ALREADY_SIGNED_DIFFERENTLY, KEY_BELONGS_TO_ANOTHER_REPOSITORY,
+    KEY_CONTENT_MISMATCH).
     """
     recorded = role_or_new(tx, repository.name, role)
     _check_type(role, file)
@@ -104,6 +105,8 @@ def take_in(
         return Imported(role, file.version, True, False)
     question = Question(file.payload, world.clock.now())
     required, votes = count_votes(question, gather_trust(tx, repository, recorded), file)
+    if file.version > recorded.trusted_version or recorded.trusts_older_epoch:
+        check_not_stolen(tx, role, file.version, required, votes)
     # Also for a version reserved here: signatures and acceptance may come from outside.
     entry = _entry(question.now, principal, recorded, file)
     leaf = tx.append(entry)

@@ -7,16 +7,18 @@ costs is bounded by the keys that are trusted, not by what it says of itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keyd.domain import public_keys
 from keyd.domain.delegations import key_table
+from keyd.domain.keys import KeyState
 from keyd.domain.metadata_file import MetadataFile
 from keyd.domain.payload import Payload
 from keyd.domain.rules.required import required_sets
 from keyd.domain.trust import KeySet, Question, RepositoryView
 from keyd.errors import PolicyViolation
+from keyd.ports import View
 
 # Rotations that only spell a key in another way have it sign under its old and its new id.
 _TRIES = 2
@@ -42,6 +44,26 @@ def count_votes(
         if lacking := keys.missing(frozenset(votes)):
             raise _missing(view, file, f"{lacking} listed by {keys.delegator}")
     return required, votes
+
+
+def check_not_stolen(
+    view: View, role: str, version: int, required: Sequence[KeySet], signed: Iterable[str]
+) -> None:
+    """Refuse what a thief could have signed alone: compromised keys reach every threshold.
+
+    Beside others they count, as for a root that removes them (R7): the others saw these bytes.
+    Raises: PolicyViolation (SIGNED_BY_COMPROMISED_KEYS).
+    """
+    held = (view.key_by_fingerprint(fingerprint) for fingerprint in signed)
+    stolen = frozenset(k.fingerprint for k in held if k and k.state is KeyState.COMPROMISED)
+    # Of a root, only the list it has to replace: its own is what its author likes.
+    lists = required[:1] if role == "root" else required
+    if stolen and not any(keys.missing(stolen) for keys in lists):
+        raise PolicyViolation(
+            "SIGNED_BY_COMPROMISED_KEYS",
+            f"compromised keys alone signed version {version} of {role}, which is newer than the "
+            "trusted one: replace them, and sign what is good of it with their successors",
+        )
 
 
 def _valid(file: MetadataFile, named: NamedKeys) -> dict[str, bytes]:

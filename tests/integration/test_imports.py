@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from keyd.domain import canonical, metadata_file, public_keys
-from keyd.domain.keys import Content, KeySpec, Scheme
+from keyd.domain.keys import Content, KeySpec, KeyState, Scheme
 from keyd.domain.records import ReservationState
 from keyd.domain.tokens import SignItem
 from keyd.errors import NotAllowed, PolicyViolation
 from keyd.services.imports import Imported, import_metadata
+from keyd.services.keys import change_state
 from keyd.services.registration import register
 from keyd.services.repositories import state
 from keyd.services.world import World
@@ -26,6 +27,7 @@ from tests.worlds import (
     existing_repository,
     make_key,
     open_world,
+    signed_file,
 )
 
 Signed = dict[str, Any]
@@ -278,15 +280,52 @@ def test_a_root_that_names_nobody_for_root_is_refused(world: World) -> None:
 def test_published_metadata_makes_no_tuf_key_of_an_opaque_one(world: World) -> None:
     author = active_author(world)
     author.keys["sly"] = make_key(world, "sly", content=Content.OPAQUE)
-    raw = canonical.encode(signed := author.delegating(2, team=(1, ["sly"])))
-    key = author.keys["targets"]
-    item = SignItem(key.cka_id, key.public_der, key.scheme, raw)
-    signature = world.tokens.get("soft").sign([item], 10)[0]
-    assert isinstance(signature, bytes)
-    keyid, _ = public_keys.tuf_key(key.public_der, key.scheme)
-    document = {"signatures": [{"keyid": keyid, "sig": signature.hex()}], "signed": signed}
-    imported = import_one(world, "targets", json.dumps(document).encode())
+    file = signed_file(author, author.delegating(2, team=(1, ["sly"])), "targets")
+    imported = import_one(world, "targets", file)
     assert (imported.recorded, reasons(imported)) == (False, {"KEY_CONTENT_MISMATCH"})
+
+
+def stolen(world: World, *names: str) -> None:
+    for name in names:
+        change_state(
+            world,
+            ADMIN,
+            "KeyService.MarkKeyCompromised",
+            name,
+            new=KeyState.COMPROMISED,
+            comment="gone",
+        )
+
+
+def test_what_a_thief_can_sign_alone_is_not_trusted(world: World) -> None:
+    author = active_author(world)
+    published = file_of(author, "targets", author.targets(2), "targets")
+    before = signed_file(author, author.targets(3), "targets")
+    assert import_one(world, "targets", before).recorded
+    stolen(world, "targets")
+    imported = import_one(world, "targets", signed_file(author, author.targets(9), "targets"))
+    assert (imported.recorded, reasons(imported)) == (False, {"SIGNED_BY_COMPROMISED_KEYS"})
+    roles = {role.role: role for role in state(world, SIGNER, "demo").roles}
+    assert (roles["targets"].trusted_version, roles["targets"].next_version) == (3, 4)
+    # What is trusted stays, and facts of what was signed here are still welcome.
+    assert import_one(world, "targets", published).recorded
+    assert import_one(world, "targets", before).recorded
+
+
+@pytest.mark.parametrize(
+    ("names", "recorded"), [(("root-1",), True), (("root-1", "root-2"), False)]
+)
+def test_a_root_is_not_trusted_where_thieves_reach_the_old_threshold(
+    world: World, names: tuple[str, ...], recorded: bool
+) -> None:
+    author = active_author(world)
+    author.keys["root-4"] = make_key(world, "root-4")
+    root = author.root(2, days=366, root=(1, ["root-4"]))
+    file = signed_file(author, root, "root-1", "root-2", "root-4")
+    stolen(world, *names)
+    imported = import_one(world, "root", file)
+    assert imported.recorded is recorded
+    assert ("SIGNED_BY_COMPROMISED_KEYS" in reasons(imported)) is not recorded
 
 
 def test_an_expiry_beyond_the_calendar_is_shown_as_none(world: World) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from keyd.domain import canonical, public_keys
 from keyd.domain.keys import Content, Key, KeySpec, KeyState, Origin, Scheme
-from keyd.domain.tokens import SignItem
 from keyd.errors import KeydError, NotAllowed, PolicyViolation
 from keyd.ledger.backup import backup, restore
 from keyd.ledger.repair import repair
@@ -31,24 +28,13 @@ from tests.worlds import (
     make_key,
     open_ledger,
     open_world,
+    signed_file,
 )
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return open_world(tmp_path)
-
-
-def signed_file(author: Author, signed: Signed, *keys: str) -> bytes:
-    """A file that the tokens signed behind the daemon's back."""
-    raw, signatures = canonical.encode(signed), []
-    for key in (author.keys[name] for name in keys):
-        item = SignItem(key.cka_id, key.public_der, key.scheme, raw)
-        [signature] = author.world.tokens.get(key.token).sign([item], TIMEOUT_S)
-        assert isinstance(signature, bytes)
-        keyid, _ = public_keys.tuf_key(key.public_der, key.scheme)
-        signatures.append({"keyid": keyid, "sig": signature.hex()})
-    return json.dumps({"signatures": signatures, "signed": signed}).encode()
 
 
 def import_signed(author: Author, role: str, signed: Signed, *keys: str) -> None:
