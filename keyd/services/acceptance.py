@@ -57,9 +57,14 @@ def accept(tx: Transaction, reservation: Reservation, payload: Payload) -> Reser
 
 
 def trust(tx: Transaction, record: VersionRecord, payload: Payload) -> None:
-    """Make an accepted version the newest trusted one of its role, unless a newer one is."""
+    """Make an accepted version the newest trusted one of its role, unless a newer one is.
+
+    A version of an epoch that has ended changes nothing: a recovery has left it behind.
+    """
     tx.put_version(record)
     role = role_or_new(tx, record.repository, record.role)
+    if record.epoch != role.epoch:
+        return
     newer = record.version >= role.trusted_version or role.trusts_older_epoch
     if not newer or record.digest == role.trusted_digest:
         return

@@ -101,7 +101,7 @@ def take_in(
     """
     recorded = role_or_new(tx, repository.name, role)
     _check_type(role, file)
-    if _is_known(tx, recorded, file):
+    if _is_known(tx, recorded, file) or _is_left_behind(tx, recorded, file):
         return Imported(role, file.version, True, False)
     question = Question(file.payload, world.clock.now())
     required, votes = count_votes(question, gather_trust(tx, repository, recorded), file)
@@ -137,6 +137,15 @@ def _is_known(tx: Transaction, role: Role, file: MetadataFile) -> bool:
         and known.digest == file.payload.digest
         and known.file == file.facts
     )
+
+
+def _is_left_behind(tx: Transaction, role: Role, file: MetadataFile) -> bool:
+    """Whether it is a version of an epoch that has ended: it must not come back in this one."""
+    earlier = (
+        tx.reservation(role.repository, role.name, epoch, file.version)
+        for epoch in range(role.epoch)
+    )
+    return any(each is not None and each.digest == file.payload.digest for each in earlier)
 
 
 def _work(
