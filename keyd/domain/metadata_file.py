@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keyd.domain import canonical, strict_json
+from keyd.domain.file_hashes import hashes_of
 from keyd.domain.payload import Payload, parse
 from keyd.domain.pointer import TOP, malformed, refusal
 from keyd.domain.trust import FileFacts
@@ -70,10 +70,7 @@ def write(payload: Payload, signatures: Sequence[tuple[str, str]]) -> bytes:
 
 def facts_of(content: bytes) -> FileFacts:
     """Length and hashes as snapshot and timestamp metadata state them (TUF 4.4, 4.6)."""
-    return FileFacts(
-        length=len(content),
-        hashes={name: hashlib.new(name, content).hexdigest() for name in ("sha256", "sha512")},
-    )
+    return FileFacts(length=len(content), hashes=hashes_of(content))
 
 
 def _signatures(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keyd.domain.file_hashes import HASH_DIGITS, is_hash, what_is_wrong
 from keyd.domain.payload import Payload
 from keyd.domain.pointer import Path
 from keyd.domain.rules.objections import graded, invalid, refused
 from keyd.domain.trust import FileFacts, KnownVersion
 from keyd.errors import Finding
 
-# Hexadecimal digits of the hash functions that references and targets may use.
-HASH_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _SUFFIX = ".json"
-_HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,6 @@ def role_of(name: str) -> str:
     return name.removesuffix(_SUFFIX)
 
 
-def is_hash(algorithm: str, value: str) -> bool:
-    """Whether `value` is a hash by an allowed algorithm: lower-case hex of the right length."""
-    return len(value) == HASH_DIGITS.get(algorithm, -1) and bool(_HEX.fullmatch(value))
-
-
 def check_reference(
     entry: Mapping[str, Any], known: KnownVersion | None, path: Path, rule: ReferenceRule
 ) -> Iterator[Finding]:
@@ -70,7 +62,7 @@ def check_reference(
 
 
 def _check_possible(entry: Mapping[str, Any], path: Path, rule: ReferenceRule) -> Iterator[Finding]:
-    """What no version and no file can be: python-tuf does not even read the payload then."""
+    """What no version and no file can be: no client gets past it."""
     if entry["version"] < 1:
         message = "versions start at 1"
         yield invalid(rule.rule, "REFERENCE_INVALID", (path, "version"), message)
@@ -80,6 +72,10 @@ def _check_possible(entry: Mapping[str, Any], path: Path, rule: ReferenceRule) -
     if "hashes" in entry and not entry["hashes"]:
         message = "list a hash, or leave out `hashes`"
         yield invalid(rule.rule, "REFERENCE_INVALID", (path, "hashes"), message)
+    for algorithm in entry.get("hashes", ()):
+        if algorithm not in HASH_DIGITS:
+            where = ((path, "hashes"), algorithm)
+            yield invalid(rule.rule, "REFERENCE_INVALID", where, what_is_wrong(algorithm))
 
 
 def _check_file(
@@ -94,7 +90,7 @@ def _check_file(
 
 
 def _compare_hash(algorithm: str, value: str, file: FileFacts | None) -> bool | None:
-    if algorithm in HASH_DIGITS and not is_hash(algorithm, value):
+    if not is_hash(algorithm, value):
         return False
     if file is None or algorithm not in file.hashes:
         return None

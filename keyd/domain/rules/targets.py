@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keyd.domain.delegations import Scope, scope_of
+from keyd.domain.file_hashes import STRONG, is_hash, what_is_wrong
 from keyd.domain.pointer import TOP, Path
 from keyd.domain.rules.delegating import check_delegations
 from keyd.domain.rules.objections import invalid, refused
-from keyd.domain.rules.references import HASH_DIGITS, is_hash
 from keyd.domain.trust import Question, RepositoryView, RoleView
 from keyd.errors import Finding
 
@@ -65,13 +65,13 @@ def _check_hashes(path: str, hashes: Mapping[str, str]) -> list[Finding]:
     allowed = False
     for algorithm, value in hashes.items():
         if is_hash(algorithm, value):
-            allowed = True
-        elif algorithm in HASH_DIGITS:
-            message = f"write {HASH_DIGITS[algorithm]} lower-case hexadecimal digits"
+            allowed = allowed or algorithm in STRONG
+        else:
             where = (((_TARGETS, path), "hashes"), algorithm)
-            findings.append(invalid("G1", "TARGET_HASH_INVALID", where, message))
+            wrong = what_is_wrong(algorithm)
+            findings.append(invalid("G1", "TARGET_HASH_INVALID", where, wrong))
     if not allowed:
-        message = f"give at least one hash by {', '.join(HASH_DIGITS)}"
+        message = f"give at least one hash by {', '.join(STRONG)}"
         where = ((_TARGETS, path), "hashes")
         findings.append(invalid("G1", "TARGET_HASH_INVALID", where, message))
     return findings

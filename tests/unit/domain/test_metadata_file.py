@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, MetaFile
 
 from keyd.domain import canonical
-from keyd.domain.metadata_file import read
+from keyd.domain.file_hashes import HASH_DIGITS, is_hash
+from keyd.domain.metadata_file import facts_of, read
 from keyd.errors import InvalidRequest
 from tests.unit.domain.payloads import GOOD, document
 
@@ -64,3 +65,11 @@ def test_versions_start_at_one(version: int) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read(json.dumps(envelope).encode())
     assert caught.value.reason == "VERSION_NOT_POSITIVE"
+
+
+def test_python_tuf_computes_every_hash_that_is_known() -> None:
+    content = b"a metadata file"
+    facts = facts_of(content)
+    assert facts.hashes.keys() == HASH_DIGITS.keys()
+    assert all(is_hash(name, value) for name, value in facts.hashes.items())
+    MetaFile(1, facts.length, dict(facts.hashes)).verify_length_and_hashes(content)

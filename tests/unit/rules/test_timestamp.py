@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from keyd.domain.metadata_file import facts_of
 from keyd.domain.rules import references
 from keyd.domain.trust import FileFacts, KnownVersion
 from tests.unit.rules.world import (
@@ -25,6 +26,7 @@ from tests.unit.rules.world import (
 ENTRY = "/meta/snapshot.json"
 SHA256, SHA512 = "1f" * 32, "2e" * 64
 FILE = FileFacts(400, {"sha256": SHA256})
+ALL_FACTS = facts_of(b"a file")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,8 @@ def test_t3_the_snapshot_is_recorded_and_accepted(snapshot: KnownVersion, expect
         ({"hashes": {"sha256": SHA256.upper()}}, None, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
         ({"hashes": {"sha256": SHA256}}, None, [], ["HASHES_UNCHECKED"]),
         ({"hashes": {"sha256": SHA256, "sha512": SHA512}}, FILE, [], ["HASHES_UNCHECKED"]),
-        ({"hashes": {"md5": "00"}}, FILE, [], ["HASHES_UNCHECKED"]),
+        ({"hashes": {"sha384": "1f" * 48}}, ALL_FACTS, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
+        ({"hashes": {"sha224": SHA256}}, FILE, ["SNAPSHOT_REFERENCE_MISMATCH"], []),
         (
             {"length": 1, "hashes": {"sha256": SHA512}},
             FILE,
@@ -116,6 +119,14 @@ def test_t3_what_clients_cannot_read_is_refused_for_ever(
     assert judgement.findings[0].malformed
     (member,) = facts
     assert judgement.findings[0].pointer == f"{ENTRY}/{member}"
+
+
+def test_t3_a_hash_that_clients_cannot_compute_is_refused_for_ever() -> None:
+    about = view("timestamp", known=known(accepted("snapshot", 1, file=FILE)))
+    entry = {"version": 1, "hashes": {"sha256": SHA256, "sha3-256": "00" * 32}}
+    judgement = ask(timestamp(), about, bend=put(ENTRY, entry))
+    assert refusals(judgement) == ["REFERENCE_INVALID"]
+    assert judgement.findings[0].pointer == f"{ENTRY}/hashes/sha3-256"
 
 
 def test_pointers_name_the_place() -> None:
