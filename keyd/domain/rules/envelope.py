@@ -1,4 +1,4 @@
-"""Rules A2 to A5 and A7: what every payload says about itself, whatever its type."""
+"""Rules A2 to A5, A7 and A8: what every payload says about itself, whatever its type."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ VERSION_MAX = 2**31 - 1
 _SPEC_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)(\.(0|[1-9]\d*))?", re.ASCII)
 _VERSION: Path = (TOP, "version")
 _EXPIRES: Path = (TOP, "expires")
+# How UTF-8 characters of two, three and four bytes begin, and how much longer `\uXXXX` is.
+_ESCAPED = (
+    (bytes(range(0xC2, 0xE0)), 6 - 2),
+    (bytes(range(0xE0, 0xF0)), 6 - 3),
+    (bytes(range(0xF0, 0xF5)), 12 - 4),
+)
 
 
 def check_type(question: Question, view: RepositoryView) -> Finding | None:
@@ -31,10 +37,11 @@ def check_type(question: Question, view: RepositoryView) -> Finding | None:
 
 
 def check_envelope(question: Question, view: RepositoryView) -> Iterator[Finding]:
-    """A3, A4, A5 and A7."""
+    """A3, A4, A5, A7 and A8."""
     yield from _check_spec_version(question)
     yield from _check_version(question, view)
     yield from _check_expiry(question, view.role)
+    yield from _check_file_size(question.payload.raw, view.role)
 
 
 def _check_spec_version(question: Question) -> Iterator[Finding]:
@@ -98,3 +105,14 @@ def _check_expiry(question: Question, role: RoleView) -> Iterator[Finding]:
     elif not shortest_s <= remaining_s <= longest_s:
         message = f"choose a time between {shortest_s} s and {longest_s} s after now"
         yield refused("A5", "EXPIRY_OUT_OF_WINDOW", _EXPIRES, message)
+
+
+def _check_file_size(raw: bytes, role: RoleView) -> Iterator[Finding]:
+    """A8 once more: python-tuf writes files in ASCII, where other characters take more bytes."""
+    if raw.isascii():
+        return
+    longer = ((len(raw) - len(raw.translate(None, first))) * more for first, more in _ESCAPED)
+    size, most = len(raw) + sum(longer), role.rules.payload_max_bytes
+    if size > most:
+        message = f"{size} bytes in a file, where non-ASCII characters are escaped: at most {most}"
+        yield refused("A8", "PAYLOAD_TOO_LARGE", TOP, message)

@@ -1,4 +1,4 @@
-"""Rules A2 to A5 and A7: what every payload says about itself."""
+"""Rules A2 to A5, A7 and A8: what every payload says about itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyd.domain import metadata_file
 from keyd.domain.rules import judge
 from keyd.domain.rules.expiry import exact_time, trusted_expiry
 from keyd.domain.trust import KnownVersion, Question, default_rules
@@ -212,3 +213,12 @@ def test_trusted_metadata_may_spell_expiry_otherwise(text: str, expected: Any) -
     assert trusted_expiry(payload({**common("targets", 1, 1), "targets": {}, "expires": text})) == (
         expected
     )
+
+
+@pytest.mark.parametrize("character", ["\u00e9", "\u20ac", "\U0001f600"])
+def test_a8_counts_what_a_file_takes(character: str) -> None:
+    signed = targets(1, f"a/{character * 100}")
+    written = len(metadata_file.write(payload(signed), [])) - len('{"signatures":[],"signed":}')
+    for most, expected in ((written, []), (written - 1, ["PAYLOAD_TOO_LARGE"])):
+        rules = replace(default_rules("targets"), payload_max_bytes=most)
+        assert refusals(ask(signed, view("targets", rules=rules))) == expected
