@@ -214,7 +214,8 @@ class RepositoryView:
       is looked up in them and need not be repeated.
     - `delegated_elsewhere`: roles that the payload delegates anew and another role delegates
       already, with that role's name; bins by their name prefix.
-    - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED).
+    - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED), and
+      of those that sign only a root that does not list them (DEACTIVATED, and the payload does).
     - `compromised`: those of them that officers may still let sign a root that removes them.
     - `lowered`: roles that a recorded fast-forward recovery lowers, where the payload is one that
       the recovery itself has made: references to them, and no others, may go down.

@@ -83,7 +83,8 @@ def gather(
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
         delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
         delegated_elsewhere=_delegated_elsewhere(view, role, payload),
-        unusable=_held(view, repository.name, role, listed, _UNUSABLE),
+        unusable=_held(view, repository.name, role, listed, _UNUSABLE)
+        | _retired(view, repository.name, role, payload),
         compromised=_held(view, repository.name, role, listed, (KeyState.COMPROMISED,)),
     )
 
@@ -273,6 +274,12 @@ def _held(
     fingerprints = {*listed, *(key_materials(root) if root else ())}
     held = (view.key_by_fingerprint(fingerprint) for fingerprint in fingerprints)
     return frozenset(key.fingerprint for key in held if key and key.state in states)
+
+
+def _retired(view: View, repository: str, role: Role, payload: Payload) -> frozenset[str]:
+    """Keys that a root lists and that sign no root but one that does not list them."""
+    listed = key_materials(payload).keys()
+    return _held(view, repository, role, listed, (KeyState.DEACTIVATED,)) & listed
 
 
 class _PayloadCache:

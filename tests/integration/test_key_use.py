@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from keyd.domain import public_keys
-from keyd.domain.keys import Content, KeySpec, Scheme
+from keyd.domain.keys import Content, KeySpec, KeyState, Scheme
 from keyd.domain.tokens import FoundKey
 from keyd.errors import InvalidRequest, NotAllowed, PolicyViolation
 from keyd.services.audit import ensure_log_key, sign_checkpoint
+from keyd.services.check import check
 from keyd.services.key_creation import LOG_KEY_NAME, adopt_key
+from keyd.services.keys import change_state
 from keyd.services.opaque import OpaqueRequest, sign_opaque
 from keyd.services.repositories import bootstrap
 from keyd.services.world import World
@@ -159,3 +161,23 @@ def test_a_key_that_is_not_what_was_asked_for_is_not_registered(
     assert refused.value.reason == "KEY_UNFIT"
     assert world.ledger.read(lambda view: view.key("odd")) is None
     assert not world.ledger.read(lambda view: view.open_intents())
+
+
+def test_a_root_that_keeps_retired_keys_does_not_count_on_them(world: World) -> None:
+    author = active_author(world)
+    for name in ("root-1", "root-2"):
+        change_state(
+            world,
+            ADMIN,
+            "KeyService.DeactivateKey",
+            name,
+            new=KeyState.DEACTIVATED,
+            comment="retired",
+        )
+    kept = check(world, SIGNER, author.request("", "root", author.root(2, days=366)))
+    unreachable = {"OLD_THRESHOLD_UNREACHABLE", "NEW_THRESHOLD_UNREACHABLE"}
+    assert unreachable <= {found.reason for found in kept.findings}
+    # They sign the root that removes them, and of that both thresholds can be reached.
+    author.keys |= {name: make_key(world, name) for name in ("root-4", "root-5")}
+    root = author.root(2, days=366, root=(2, ["root-3", "root-4", "root-5"]))
+    author.publish_root(root, "root-1", "root-2", "root-4", "root-5")
