@@ -71,7 +71,7 @@ def gather(
             ancestry=ancestry,
             pending=_pending(view, role),
         ),
-        basis=_basis(view, repository, role, {*ancestry, *(name for name, _ in delegators)}),
+        basis=_basis(view, repository, role, {role.name: delegators, **ancestry}),
         bootstrap=repository.intended_root,
         trusted_root=wanted("root"),
         snapshot=wanted("snapshot", role.name in ("snapshot", "timestamp")),
@@ -169,14 +169,23 @@ def _pending(view: View, role: Role) -> Payload | None:
     return _payloads.get(view, found.digest)
 
 
-def _basis(view: View, repository: Repository, role: Role, others: Iterable[str]) -> Basis:
-    names = {role.name, "root", *others}
+def _basis(
+    view: View, repository: Repository, role: Role, chains: Mapping[str, Delegators]
+) -> Basis:
+    """What a judgement rests on; `chains` are the roles up to targets with their delegators."""
+    names = {role.name, "root", *chains, *(name for above in chains.values() for name, _ in above)}
     if role.name == "timestamp":
         names.add("snapshot")
     elif role.name not in TOP_LEVEL:
         names.add("targets")
     # A snapshot refers to every role and a root to every key, so any change may matter to them.
     everything = role.name in ("snapshot", "root")
+    # Delegators that nobody delegates are left out, and anybody may delegate them again.
+    if role.name not in TOP_LEVEL:
+        everything = any(
+            len(view.delegators_of(repository.name, name)) > len(above)
+            for name, above in chains.items()
+        )
     return Basis(
         repository_revision=repository.revision if everything else None,
         role_revisions={
@@ -188,10 +197,26 @@ def _basis(view: View, repository: Repository, role: Role, others: Iterable[str]
 def _delegators(view: View, repository: str, role: str) -> Delegators:
     if role in TOP_LEVEL:
         return ()
-    found = (
-        (name, trusted(view, repository, name)) for name in view.delegators_of(repository, role)
-    )
+    found = ((name, trusted(view, repository, name)) for name in _attached(view, repository, role))
     return tuple((name, payload) for name, payload in found if payload is not None)
+
+
+def _attached(view: View, repository: str, role: str) -> tuple[str, ...]:
+    """Who delegates the role and is itself reached from targets: no client asks any other."""
+    delegators = view.delegators_of(repository, role)
+    return tuple(name for name in delegators if _is_attached(view, repository, name))
+
+
+def _is_attached(view: View, repository: str, role: str) -> bool:
+    seen, waiting = {role}, [role]
+    while waiting:
+        name = waiting.pop()
+        if name == "targets":
+            return True
+        above = set(view.delegators_of(repository, name)) - seen
+        seen |= above
+        waiting.extend(above)
+    return False
 
 
 def _ancestry(view: View, repository: str, delegators: Delegators) -> Mapping[str, Delegators]:
@@ -259,7 +284,7 @@ def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[st
     asked = {name: name for name in now.names - known.names}
     if now.bins is not None and now.bins != known.bins:
         asked[now.bins.name_prefix] = now.bins.first
-    found = {name: view.delegators_of(role.repository, asked[name]) for name in sorted(asked)}
+    found = {name: _attached(view, role.repository, asked[name]) for name in sorted(asked)}
     others = {name: [d for d in found[name] if d != role.name] for name in found}
     return {name: delegators[0] for name, delegators in others.items() if delegators}
 

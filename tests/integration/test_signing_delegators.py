@@ -1,0 +1,63 @@
+"""Who delegates a role, and who only did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keyd.domain import canonical
+from keyd.domain.payload import parse
+from keyd.domain.records import Role
+from keyd.domain.trust import Basis
+from keyd.errors import KeydError
+from keyd.ports import View
+from keyd.services.evidence import gather, still_holds
+from keyd.services.world import World
+from tests.worlds import active_author, make_key, open_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return open_world(tmp_path)
+
+
+def test_whom_nobody_delegates_any_more_squats_on_no_name(world: World) -> None:
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("mallory", "deeper", "sly", "alpha")}
+    author.sign("targets", "targets", author.delegating(2, mallory=(1, ["mallory"])))
+    author.sign(
+        "mallory", "mallory", author.delegating(1, deeper=(1, ["deeper"]), late=(1, ["sly"]))
+    )
+    author.sign("deeper", "deeper", author.delegating(1, last=(1, ["sly"])))
+    given = {"late": (1, ["alpha"]), "last": (1, ["alpha"])}
+    with pytest.raises(KeydError, match="'mallory' delegates this role"):
+        author.sign("targets", "targets", author.delegating(3, **given))
+    author.sign("targets", "targets", author.targets(3))
+    author.sign("targets", "targets", author.delegating(4, **given))
+    for role in given:
+        released = author.sign("alpha", role, author.targets(1))
+        assert released.accepted, "by the list of targets alone"
+    with pytest.raises(KeydError) as refused:
+        author.sign("deeper", "deeper", author.delegating(2))
+    assert "ROLE_NOT_DELEGATED" in {found.reason for found in refused.value.findings}
+
+
+def test_a_judgement_that_left_a_delegator_out_is_moved_by_its_return(world: World) -> None:
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("mallory", "sly", "alpha", "other")}
+    kept = {"other": (1, ["other"])}
+    author.sign("targets", "targets", author.delegating(2, **kept, mallory=(1, ["mallory"])))
+    author.sign("mallory", "mallory", author.delegating(1, late=(1, ["sly"])))
+    author.sign("targets", "targets", author.delegating(3, **kept))
+    author.sign("targets", "targets", author.delegating(4, **kept, late=(1, ["alpha"])))
+
+    def basis(view: View) -> Basis:
+        repository, role = view.repository("demo"), view.role("demo", "late")
+        assert repository is not None
+        late = parse(canonical.encode(author.targets(1)), max_bytes=10_000)
+        return gather(view, repository, role or Role("demo", "late"), late).basis
+
+    before = world.ledger.read(basis)
+    author.sign("other", "other", author.delegating(1, mallory=(1, ["sly"])))
+    assert not world.ledger.read(lambda view: still_holds(view, "demo", before))
