@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar, runtime_checkable
 
 from keyd.domain.audit import Checkpoint, Entry, Leaf
+from keyd.domain.delegations import Succinct
 from keyd.domain.keys import Key, KeySpec
 from keyd.domain.officers import Officer, OfficerSet
 from keyd.domain.records import (
@@ -168,6 +169,9 @@ class View(Protocol):
 
     def delegators_of(self, repository: str, role: str) -> tuple[str, ...]:
         """Roles whose accepted metadata delegates `role`, by name or by a pattern covering it."""
+
+    def named_bins(self, repository: str, bins: Succinct) -> tuple[str, ...]:
+        """Roles that accepted metadata delegates by a name that is one of the bins'."""
 
     def material(self, fingerprint: str) -> Material | None:
         """Whose key material this is and what it was ever listed for; None: nobody's."""

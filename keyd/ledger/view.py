@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar, cast
 
 from keyd.domain.audit import Checkpoint, Leaf
-from keyd.domain.delegations import Succinct
 from keyd.domain.keys import Key
 from keyd.domain.officers import OfficerSet
 from keyd.domain.records import (
-    Delegation,
     Intent,
     LedgerIdentity,
     LostVersions,
@@ -31,9 +29,9 @@ from keyd.domain.records import (
 from keyd.domain.records_quorum import Approval, Proposal
 from keyd.ledger import codec, officers
 from keyd.ledger.codec import Row, corrupt, decode
+from keyd.ledger.delegation_view import DelegationReading
 from keyd.ledger.log import StoredLog
 from keyd.ledger.marks import Mark
-from keyd.ledger.rotation_view import RotationReading
 
 T = TypeVar("T")
 
@@ -71,14 +69,6 @@ _NEWEST_PENDING = (
     "AND state <> 'VOIDED' AND state <> 'ACCEPTED' ORDER BY version DESC LIMIT 1"
 )
 _LOST = "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions"
-_DELEGATORS = (
-    "SELECT DISTINCT delegator FROM delegations "
-    "WHERE repository = ? AND role = ? AND bit_length = 0"
-)
-_BINS = (
-    "SELECT DISTINCT delegator, role, bit_length FROM delegations "
-    "WHERE repository = ? AND bit_length > 0"
-)
 _REQUEST = "SELECT principal, request_id, body_digest, outcome, at FROM requests"
 _REQUEST_NAMED = f"{_REQUEST} WHERE principal = ? AND request_id = ?"
 # Many at once. CROSS JOIN keeps the order of the tables: each that is wanted is looked up.
@@ -114,7 +104,7 @@ WHERE known.digest IS NOT NULL OR held.digest IS NOT NULL
 """
 
 
-class SqliteView(RotationReading):
+class SqliteView(DelegationReading):
     """One consistent moment of the ledger. Ends with the transaction it reads in."""
 
     def identity(self) -> LedgerIdentity:
@@ -150,30 +140,6 @@ class SqliteView(RotationReading):
             "SELECT repository, uses FROM material WHERE fingerprint = ?",
             fingerprint,
         )
-
-    def delegations_of_key(self, fingerprint: str) -> tuple[tuple[str, Delegation], ...]:
-        rows = self._execute(
-            "SELECT DISTINCT repository, role, bit_length FROM delegations WHERE fingerprint = ? "
-            "ORDER BY repository, role, bit_length",
-            (fingerprint,),
-        ).fetchall()
-        return tuple(
-            (repository, Delegation(role, fingerprint, bits)) for repository, role, bits in rows
-        )
-
-    def delegators_of(self, repository: str, role: str) -> tuple[str, ...]:
-        named = self._all(_name_of, _DELEGATORS, repository, role)
-        bins = self._all(_bins_of, _BINS, repository)
-        covering = {delegator for delegator, each in bins if each.covers(role)}
-        return tuple(sorted({*named, *covering}))
-
-    def delegations_by(self, repository: str, delegator: str) -> tuple[Delegation, ...]:
-        rows = self._execute(
-            "SELECT role, fingerprint, bit_length FROM delegations "
-            "WHERE repository = ? AND delegator = ?",
-            (repository, delegator),
-        ).fetchall()
-        return tuple(Delegation(*row) for row in rows)
 
     # --- repositories, roles, versions --------------------------------------------------------
 
@@ -397,13 +363,3 @@ class Snapshot(SqliteView):
         if asked not in self._known:
             self._known[asked] = super()._all(make, sql, *values)
         return cast("tuple[T, ...]", self._known[asked])
-
-
-def _name_of(row: Row) -> str:
-    name: str = row[0]
-    return name
-
-
-def _bins_of(row: Row) -> tuple[str, Succinct]:
-    delegator, prefix, bit_length = row
-    return delegator, Succinct(prefix, bit_length)

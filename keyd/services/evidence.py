@@ -233,8 +233,10 @@ def _ancestry(view: View, repository: str, delegators: Delegators) -> Mapping[st
 
 
 def _rules_set(view: View, repository: str, payload: Payload) -> Mapping[str, RoleRules]:
-    """Rules set for the roles that the payload gives keys to."""
-    recorded = (view.role(repository, name) for name in sorted(delegates(payload).names))
+    """Rules set for the roles that the payload gives keys to; for bins, by their prefix."""
+    now = delegates(payload)
+    bins = () if now.bins is None else (now.bins.name_prefix,)
+    recorded = (view.role(repository, name) for name in sorted({*now.names, *bins}))
     return {found.name: found.rules for found in recorded if found and found.rules}
 
 
@@ -275,18 +277,24 @@ def _other_content(view: View, listed: Iterable[str]) -> Mapping[str, str]:
 
 
 def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
-    """New names only: what was accepted once is a fact. A prefix stands for its first bin."""
+    """New names only: what was accepted once is a fact. All bins stand under their prefix."""
     now = delegates(payload)
     if role.name in ("root", "snapshot", "timestamp") or now == Delegates():
         return {}
     before = trusted(view, role.repository, role.name)
     known = delegates(before) if before is not None else Delegates()
-    asked = {name: name for name in now.names - known.names}
+    asked: dict[str, tuple[str, ...]] = {name: (name,) for name in now.names - known.names}
     if now.bins is not None and now.bins != known.bins:
-        asked[now.bins.name_prefix] = now.bins.first
-    found = {name: _attached(view, role.repository, asked[name]) for name in sorted(asked)}
-    others = {name: [d for d in found[name] if d != role.name] for name in found}
-    return {name: delegators[0] for name, delegators in others.items() if delegators}
+        # Other bins that share a name share the first; by name, any may be delegated.
+        named = view.named_bins(role.repository, now.bins)
+        asked[now.bins.name_prefix] = (now.bins.first, *named)
+    found: dict[str, str] = {}
+    for under in sorted(asked):
+        for name in asked[under]:
+            for delegator in _attached(view, role.repository, name):
+                if delegator != role.name:
+                    found.setdefault(under, delegator)
+    return found
 
 
 def _held(

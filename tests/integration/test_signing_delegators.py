@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,15 @@ import pytest
 from keyd.domain import canonical
 from keyd.domain.payload import parse
 from keyd.domain.records import Role
-from keyd.domain.trust import Basis
+from keyd.domain.trust import Basis, default_rules
 from keyd.errors import KeydError
 from keyd.ports import View
+from keyd.services.check import check
 from keyd.services.evidence import gather, still_holds
+from keyd.services.repositories import set_role_rules
 from keyd.services.world import World
-from tests.worlds import active_author, make_key, open_world
+from tests.authors import Signed
+from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
 
 
 @pytest.fixture
@@ -61,3 +65,33 @@ def test_a_judgement_that_left_a_delegator_out_is_moved_by_its_return(world: Wor
     before = world.ledger.read(basis)
     author.sign("other", "other", author.delegating(1, mallory=(1, ["sly"])))
     assert not world.ledger.read(lambda view: still_holds(view, "demo", before))
+
+
+def bins_of(author: Author, key: str, bit_length: int = 8) -> Signed:
+    listed = {**author.listing(1, key), "bit_length": bit_length, "name_prefix": "bin"}
+    return {"keys": author.key_objects(key), "succinct_roles": listed}
+
+
+@pytest.mark.parametrize(
+    ("taken", "refused"), [("bin-7f", True), ("bin-7f0", False), ("bin-7g", False)]
+)
+def test_no_bin_is_delegated_elsewhere_by_name(world: World, taken: str, refused: bool) -> None:
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("mallory", "sly", "bins")}
+    author.sign("targets", "targets", author.delegating(2, mallory=(1, ["mallory"])))
+    author.sign("mallory", "mallory", author.delegating(1, **{taken: (1, ["sly"])}))
+    binned = author.delegating(3, mallory=(1, ["mallory"]))
+    binned["delegations"] = {"keys": {}, **bins_of(author, "bins")}
+    request = author.request("targets", "targets", binned)
+    reasons = {found.reason for found in check(world, SIGNER, request).findings}
+    assert ("DELEGATION_NAME_INVALID" in reasons) is refused
+
+
+def test_rules_of_bins_are_set_by_their_prefix(world: World) -> None:
+    author = active_author(world)
+    author.keys["bins"] = make_key(world, "bins")
+    rules = replace(default_rules("bin"), threshold_floor=2)
+    set_role_rules(world, ADMIN, "demo", "bin", rules=rules, comment="two for each bin")
+    with pytest.raises(KeydError) as refused:
+        author.sign("targets", "targets", author.targets(2, delegations=bins_of(author, "bins")))
+    assert refused.value.reason == "THRESHOLD_BELOW_FLOOR"
