@@ -170,6 +170,9 @@ class View(Protocol):
     def delegators_of(self, repository: str, role: str) -> tuple[str, ...]:
         """Roles whose accepted metadata delegates `role`, by name or by a pattern covering it."""
 
+    def delegations_by(self, repository: str, delegator: str) -> tuple[Delegation, ...]:
+        """What the newest accepted metadata of a role delegates."""
+
     def named_bins(self, repository: str, bins: Succinct) -> tuple[str, ...]:
         """Roles that accepted metadata delegates by a name that is one of the bins'."""
 

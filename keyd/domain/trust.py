@@ -214,6 +214,8 @@ class RepositoryView:
       is looked up in them and need not be repeated.
     - `delegated_elsewhere`: roles that the payload delegates anew and another role delegates
       already, with that role's name; bins by their name prefix.
+    - `brought_back`: roles that the payload delegates anew, with a role that their own metadata
+      delegates and that another one delegates by now.
     - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED), and
       of those that sign only a root that does not list them (DEACTIVATED, and the payload does).
     - `compromised`: those of them that officers may still let sign a root that removes them.
@@ -238,6 +240,7 @@ class RepositoryView:
     targets_material: frozenset[str] = frozenset()
     delegated_material: frozenset[str] = frozenset()
     delegated_elsewhere: Mapping[str, str] = field(default_factory=dict)
+    brought_back: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
     compromised: frozenset[str] = frozenset()
     lowered: frozenset[str] = frozenset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from keyd.domain.delegations import Delegates, delegates, key_materials
+from keyd.domain.delegations import Delegates, Succinct, delegates, key_materials
 from keyd.domain.keys import Content, KeyState
 from keyd.domain.payload import Payload
 from keyd.domain.records import Repository, Role
@@ -83,6 +83,7 @@ def gather(
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
         delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
         delegated_elsewhere=_delegated_elsewhere(view, role, payload),
+        brought_back=_brought_back(view, role, payload),
         unusable=_held(view, repository.name, role, listed, _UNUSABLE)
         | _retired(view, repository.name, role, payload),
         compromised=_held(view, repository.name, role, listed, (KeyState.COMPROMISED,)),
@@ -278,16 +279,12 @@ def _other_content(view: View, listed: Iterable[str]) -> Mapping[str, str]:
 
 def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
     """New names only: what was accepted once is a fact. All bins stand under their prefix."""
-    now = delegates(payload)
-    if role.name in ("root", "snapshot", "timestamp") or now == Delegates():
-        return {}
-    before = trusted(view, role.repository, role.name)
-    known = delegates(before) if before is not None else Delegates()
-    asked: dict[str, tuple[str, ...]] = {name: (name,) for name in now.names - known.names}
-    if now.bins is not None and now.bins != known.bins:
+    new = _delegated_anew(view, role, payload)
+    asked: dict[str, tuple[str, ...]] = {name: (name,) for name in new.names}
+    if new.bins is not None:
         # Other bins that share a name share the first; by name, any may be delegated.
-        named = view.named_bins(role.repository, now.bins)
-        asked[now.bins.name_prefix] = (now.bins.first, *named)
+        named = view.named_bins(role.repository, new.bins)
+        asked[new.bins.name_prefix] = (new.bins.first, *named)
     found: dict[str, str] = {}
     for under in sorted(asked):
         for name in asked[under]:
@@ -295,6 +292,35 @@ def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[st
                 if delegator != role.name:
                     found.setdefault(under, delegator)
     return found
+
+
+def _delegated_anew(view: View, role: Role, payload: Payload) -> Delegates:
+    now = delegates(payload)
+    if role.name in ("root", "snapshot", "timestamp") or now == Delegates():
+        return Delegates()
+    before = trusted(view, role.repository, role.name)
+    known = delegates(before) if before is not None else Delegates()
+    return Delegates(now.names - known.names, now.bins if now.bins != known.bins else None)
+
+
+def _brought_back(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
+    """By new names: what they delegate, directly or not, and somebody else does by now."""
+    found: dict[str, str] = {}
+    for name in sorted(_delegated_anew(view, role, payload).names):
+        seen, waiting = {name}, [name]
+        while waiting and name not in found:
+            for below in sorted(_delegated_by(view, role.repository, waiting.pop()) - seen):
+                if not seen.issuperset(_attached(view, role.repository, below)):
+                    found[name] = below
+                seen.add(below)
+                waiting.append(below)
+    return found
+
+
+def _delegated_by(view: View, repository: str, role: str) -> set[str]:
+    """Of bins, the first."""
+    found = view.delegations_by(repository, role)
+    return {Succinct(d.role, d.bit_length).first if d.bit_length else d.role for d in found}
 
 
 def _held(

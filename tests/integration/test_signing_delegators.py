@@ -9,12 +9,11 @@ import pytest
 
 from keyd.domain import canonical
 from keyd.domain.payload import parse
-from keyd.domain.records import Role
 from keyd.domain.trust import Basis, default_rules
 from keyd.errors import KeydError
 from keyd.ports import View
 from keyd.services.check import check
-from keyd.services.evidence import gather, still_holds
+from keyd.services.evidence import gather, role_or_new, still_holds
 from keyd.services.repositories import set_role_rules
 from keyd.services.world import World
 from tests.authors import Signed
@@ -47,24 +46,43 @@ def test_whom_nobody_delegates_any_more_squats_on_no_name(world: World) -> None:
     assert "ROLE_NOT_DELEGATED" in {found.reason for found in refused.value.findings}
 
 
-def test_a_judgement_that_left_a_delegator_out_is_moved_by_its_return(world: World) -> None:
+@pytest.fixture
+def squatter(world: World) -> Author:
+    """Mallory is dropped and delegates `late`, by way of `deeper`; targets delegates it by now."""
     author = active_author(world)
-    author.keys |= {name: make_key(world, name) for name in ("mallory", "sly", "alpha", "other")}
+    author.keys |= {name: make_key(world, name) for name in ("mallory", "deeper", "alpha", "other")}
     kept = {"other": (1, ["other"])}
     author.sign("targets", "targets", author.delegating(2, **kept, mallory=(1, ["mallory"])))
-    author.sign("mallory", "mallory", author.delegating(1, late=(1, ["sly"])))
+    author.sign("mallory", "mallory", author.delegating(1, deeper=(1, ["deeper"])))
+    author.sign("deeper", "deeper", author.delegating(1, late=(1, ["other"])))
     author.sign("targets", "targets", author.delegating(3, **kept))
     author.sign("targets", "targets", author.delegating(4, **kept, late=(1, ["alpha"])))
+    return author
 
-    def basis(view: View) -> Basis:
-        repository, role = view.repository("demo"), view.role("demo", "late")
-        assert repository is not None
-        late = parse(canonical.encode(author.targets(1)), max_bytes=10_000)
-        return gather(view, repository, role or Role("demo", "late"), late).basis
 
-    before = world.ledger.read(basis)
-    author.sign("other", "other", author.delegating(1, mallory=(1, ["sly"])))
-    assert not world.ledger.read(lambda view: still_holds(view, "demo", before))
+@pytest.mark.parametrize("name", ["mallory", "deeper"])
+def test_nobody_brings_a_squatter_back(squatter: Author, name: str) -> None:
+    with pytest.raises(KeydError, match="its metadata delegates 'late', as another role does"):
+        squatter.sign("other", "other", squatter.delegating(1, **{name: (1, ["deeper"])}))
+    assert squatter.sign("alpha", "late", squatter.targets(1)).accepted
+
+
+def test_a_judgement_that_left_a_delegator_out_rests_on_everything(
+    world: World, squatter: Author
+) -> None:
+    def basis(role: str) -> Basis:
+        def work(view: View) -> Basis:
+            repository = view.repository("demo")
+            assert repository is not None
+            payload = parse(canonical.encode(squatter.targets(1)), max_bytes=10_000)
+            return gather(view, repository, role_or_new(view, "demo", role), payload).basis
+
+        return world.ledger.read(work)
+
+    before = {role: basis(role) for role in ("late", "other")}
+    squatter.sign("snapshot", "snapshot", squatter.snapshot(2, targets=4))
+    assert not world.ledger.read(lambda view: still_holds(view, "demo", before["late"]))
+    assert world.ledger.read(lambda view: still_holds(view, "demo", before["other"]))
 
 
 def bins_of(author: Author, key: str, bit_length: int = 8) -> Signed:

@@ -93,6 +93,10 @@ def _check_taken(
         if owner is not None:
             message = f"{owner!r} delegates this role: choose another name, or have it drop that"
             yield graded(view.imported, "G3", "DELEGATION_NAME_INVALID", path, message)
+        elif name in view.brought_back:
+            taken = view.brought_back[name]
+            message = f"its metadata delegates {taken!r}, as another role does: choose another name"
+            yield graded(view.imported, "G3", "DELEGATION_NAME_INVALID", path, message)
 
 
 def _check_scope(role: Mapping[str, Any], path: Path) -> Iterator[Finding]:
