@@ -65,9 +65,10 @@ def test_g3_g5_names(name: str, expected: Any) -> None:
     [(two(), f"{ROLES}/1/name"), (succinct(), "/delegations/succinct_roles/name_prefix")],
 )
 @pytest.mark.parametrize("imported", [False, True])
-def test_g3_no_role_has_two_masters(signed: Signed, pointer: str, imported: bool) -> None:
-    taken = {"two": "mallory", "bin": "mallory"}
-    judgement = ask(signed, view("targets", delegated_elsewhere=taken, imported=imported))
+@pytest.mark.parametrize("way", ["delegated_elsewhere", "brought_back"])
+def test_g3_no_role_has_two_masters(signed: Signed, pointer: str, imported: bool, way: str) -> None:
+    taken = {way: {"two": "mallory", "bin": "mallory"}}
+    judgement = ask(signed, view("targets", imported=imported, **taken))
     expected = ["DELEGATION_NAME_INVALID"]
     assert (warnings if imported else refusals)(judgement) == expected
     assert judgement.findings[0].pointer == pointer

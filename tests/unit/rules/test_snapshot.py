@@ -67,6 +67,27 @@ def test_s2_s3_nothing_is_forgotten_or_rolled_back(
 
 
 @pytest.mark.parametrize(
+    ("trusted", "new", "expected"),
+    [
+        (1, snapshot(3, targets=2, projects=1), []),
+        (1, snapshot(3, targets=1, projects=1), ["SNAPSHOT_ENTRY_DECREASED"]),
+        (1, snapshot(3, targets=2), ["SNAPSHOT_ENTRY_REMOVED"]),
+        (3, snapshot(3, targets=3, projects=1), []),
+        (3, snapshot(3, targets=2, projects=1), ["SNAPSHOT_ENTRY_DECREASED"]),
+    ],
+)
+def test_s2_s3_clients_may_see_what_waits_first(trusted: int, new: Signed, expected: Any) -> None:
+    about = view(
+        "snapshot",
+        high_water=2,
+        snapshot=payload(snapshot(1, targets=trusted)),
+        pending=payload(snapshot(2, targets=2, projects=1)),
+        known=RECORDED,
+    )
+    assert refusals(ask(new, about)) == expected
+
+
+@pytest.mark.parametrize(
     ("targets_version", "expected"),
     [
         (accepted("targets", 1), []),

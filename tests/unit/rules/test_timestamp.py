@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from keyd.domain.metadata_file import facts_of
+from keyd.domain.payload import Payload
 from keyd.domain.rules import references
 from keyd.domain.trust import FileFacts, KnownVersion
 from tests.unit.rules.world import (
@@ -58,6 +59,23 @@ def test_t2_snapshot_never_goes_back(version: int, lowered: tuple[str, ...], exp
         lowered=frozenset(lowered),
     )
     assert refusals(ask(timestamp(2, version), about)) == expected
+
+
+@pytest.mark.parametrize("trusted", [payload(timestamp(1, 4)), None])
+@pytest.mark.parametrize(
+    ("waiting", "expected"), [(5, []), (6, ["SNAPSHOT_VERSION_DECREASED"]), (4, [])]
+)
+def test_t2_clients_may_see_what_waits_first(
+    trusted: Payload | None, waiting: int, expected: Any
+) -> None:
+    about = view(
+        "timestamp",
+        high_water=2,
+        trusted=trusted,
+        pending=payload(timestamp(2, waiting)),
+        known=known(accepted("snapshot", 5)),
+    )
+    assert refusals(ask(timestamp(3, 5), about)) == expected
 
 
 def test_t2_needs_a_trusted_entry_to_compare_with() -> None:

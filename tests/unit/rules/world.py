@@ -154,7 +154,7 @@ def view(role: str, **fields: Any) -> RepositoryView:
     )
 
 
-_ROLE_FIELDS = {"high_water", "rules", "trusted", "delegators", "ancestry"}
+_ROLE_FIELDS = {"high_water", "rules", "trusted", "delegators", "ancestry", "pending"}
 
 
 def bootstrap_view(**fields: Any) -> RepositoryView:
