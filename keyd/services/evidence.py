@@ -198,11 +198,14 @@ def _basis(
 def _delegators(view: View, repository: str, role: str) -> Delegators:
     if role in TOP_LEVEL:
         return ()
-    found = ((name, trusted(view, repository, name)) for name in _attached(view, repository, role))
+    found = (
+        (name, trusted(view, repository, name))
+        for name in attached_delegators(view, repository, role)
+    )
     return tuple((name, payload) for name, payload in found if payload is not None)
 
 
-def _attached(view: View, repository: str, role: str) -> tuple[str, ...]:
+def attached_delegators(view: View, repository: str, role: str) -> tuple[str, ...]:
     """Who delegates the role and is itself reached from targets: no client asks any other."""
     delegators = view.delegators_of(repository, role)
     return tuple(name for name in delegators if _is_attached(view, repository, name))
@@ -288,7 +291,7 @@ def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[st
     found: dict[str, str] = {}
     for under in sorted(asked):
         for name in asked[under]:
-            for delegator in _attached(view, role.repository, name):
+            for delegator in attached_delegators(view, role.repository, name):
                 if delegator != role.name:
                     found.setdefault(under, delegator)
     return found
@@ -310,7 +313,7 @@ def _brought_back(view: View, role: Role, payload: Payload) -> Mapping[str, str]
         seen, waiting = {name}, [name]
         while waiting and name not in found:
             for below in sorted(_delegated_by(view, role.repository, waiting.pop()) - seen):
-                if not seen.issuperset(_attached(view, role.repository, below)):
+                if not seen.issuperset(attached_delegators(view, role.repository, below)):
                     found[name] = below
                 seen.add(below)
                 waiting.append(below)

@@ -15,7 +15,7 @@ from keyd.domain.trust import TOP_LEVEL, FileFacts
 from keyd.errors import BackendUnavailable, PolicyViolation
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
-from keyd.services.evidence import role_or_new, trusted
+from keyd.services.evidence import attached_delegators, role_or_new, trusted
 from keyd.services.rotation.files import listed_in_order, published_file
 from keyd.services.rotation.plans import still_open
 from keyd.services.world import World
@@ -121,7 +121,7 @@ def _parents(view: View, repository: str, role: str) -> tuple[str, ...]:
     """The roles that lead from targets to a delegated role."""
     found: list[str] = []
     while role not in TOP_LEVEL:
-        delegators = [d for d in view.delegators_of(repository, role) if d not in found]
+        delegators = [d for d in attached_delegators(view, repository, role) if d not in found]
         if not delegators:
             return ()
         role = delegators[0]

@@ -11,7 +11,7 @@ from keyd.domain.records import ReservationState
 from keyd.domain.rotation.standing import KeyFacts, Standing
 from keyd.domain.trust import TOP_LEVEL
 from keyd.ports import View
-from keyd.services.evidence import mark, role_or_new, trusted
+from keyd.services.evidence import attached_delegators, mark, role_or_new, trusted
 from keyd.services.repositories import existing
 from keyd.services.rotation.holders import holders
 from keyd.services.world import World
@@ -26,7 +26,7 @@ def standing_of(world: World, view: View, name: str) -> Standing:
     prefixes = _prefixes(payloads)
     bins = _published(prefixes, sorted({*payloads, *unseen}))
     delegated = sorted(named.union(*bins.values()).difference(TOP_LEVEL))
-    delegators = {role: view.delegators_of(name, role) for role in delegated}
+    delegators = {role: attached_delegators(view, name, role) for role in delegated}
     for prefix, found in prefixes.items():
         delegators[prefix] = tuple(sorted({*delegators.get(prefix, ()), *found}))
     roles = {role: role_or_new(view, name, role) for role in (*TOP_LEVEL, *delegated)}
