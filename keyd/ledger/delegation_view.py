@@ -35,7 +35,7 @@ class DelegationReading(RotationReading):
         )
 
     def delegators_of(self, repository: str, role: str) -> tuple[str, ...]:
-        named = self._all(_name_of, _DELEGATORS, repository, role)
+        named = self._all(name_of, _DELEGATORS, repository, role)
         bins = self._all(_bins_of, _BINS, repository)
         covering = {delegator for delegator, each in bins if each.covers(role)}
         return tuple(sorted({*named, *covering}))
@@ -43,7 +43,7 @@ class DelegationReading(RotationReading):
     def named_bins(self, repository: str, bins: Succinct) -> tuple[str, ...]:
         # The character after the hyphen ends the range of names that begin so.
         begin, end = f"{bins.name_prefix}-", f"{bins.name_prefix}."
-        found = self._all(_name_of, _NAMED_BETWEEN, repository, begin, end)
+        found = self._all(name_of, _NAMED_BETWEEN, repository, begin, end)
         return tuple(role for role in found if bins.covers(role))
 
     def delegations_by(self, repository: str, delegator: str) -> tuple[Delegation, ...]:
@@ -55,7 +55,8 @@ class DelegationReading(RotationReading):
         return tuple(Delegation(*row) for row in rows)
 
 
-def _name_of(row: Row) -> str:
+def name_of(row: Row) -> str:
+    """The first column, a name."""
     name: str = row[0]
     return name
 

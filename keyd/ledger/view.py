@@ -29,7 +29,7 @@ from keyd.domain.records import (
 from keyd.domain.records_quorum import Approval, Proposal
 from keyd.ledger import codec, officers
 from keyd.ledger.codec import Row, corrupt, decode
-from keyd.ledger.delegation_view import DelegationReading
+from keyd.ledger.delegation_view import DelegationReading, name_of
 from keyd.ledger.log import StoredLog
 from keyd.ledger.marks import Mark
 
@@ -283,7 +283,7 @@ class SqliteView(DelegationReading):
         return self._all(officers.proposal_of, officers.PROPOSALS_OF, operation_sha256)
 
     def proposal_names(self) -> tuple[str, ...]:
-        return self._all(_name_of, officers.PROPOSAL_NAMES)
+        return self._all(name_of, officers.PROPOSAL_NAMES)
 
     def open_proposals(self, operation_sha256: str = "") -> tuple[Proposal, ...]:
         if not operation_sha256:
