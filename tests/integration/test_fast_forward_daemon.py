@@ -13,7 +13,7 @@ from tuf.api.metadata import Metadata, Timestamp
 
 from demo.officers import Officers
 from demo.web import download, new_client, over_http
-from keyd_client.errors import ApprovalRequired
+from keyd_client.errors import ApprovalRequired, PolicyViolation
 from keyd_client.messages import NewKey, RoleChange, RotationChange, RotationKind, label
 from tests.integration.sdk_daemon import ROLES, Running, running
 from tests.running import keyd
@@ -96,6 +96,7 @@ def test_officers_lead_a_fooled_client_back(victim: Victim) -> None:
     assert victim.visit() == STEPS[-1]
     driven_up = (0, STEPS[-1])
     assert victim.marks() == driven_up
+    driven = victim.timestamp.read_bytes()
     victim.timestamp.write_bytes(before)
     with pytest.raises(BadVersionNumberError, match="New timestamp version"):
         victim.visit()
@@ -118,7 +119,10 @@ def test_officers_lead_a_fooled_client_back(victim: Victim) -> None:
     victim.approve(root, "bob", "carol")
     assert label(rotations.go_on(name).rotation, "state") == "READY"
     assert victim.marks() == (1, LOWERED)
-    victim.running.repository().apply(name)
+    victim.timestamp.write_bytes(driven)
+    with pytest.raises(PolicyViolation, match="ROTATION_OVERTAKEN"):
+        victim.running.repository().apply(name)
+    victim.running.repository().apply(name, lower={"timestamp": LOWERED})
     assert victim.visit() == LOWERED
     check_record(victim, name, plan, root)
 

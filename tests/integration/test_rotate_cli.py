@@ -12,7 +12,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Delegations, SuccinctRoles
 
 from demo.web import download, new_client, over_http
-from keyd_client import RoleKeys, errors, released
+from keyd_client import RoleKeys, errors, repository
 from keyd_client.messages import label
 from tests.integration.sdk_daemon import PROFILE, ROLES, Running, running
 from tests.running import Done, keyd
@@ -72,7 +72,7 @@ def test_from_plan_to_publication(
     assert name in listed.out
 
     with monkeypatch.context() as monday:
-        monday.setattr(released, "datetime", InTwoDays)
+        monday.setattr(repository, "datetime", InTwoDays)
         with pytest.raises(errors.PolicyViolation, match=r"ROTATION_FILES_EXPIRED.*timestamp 2"):
             published.repository().apply(name)
     assert not (published.place.repository / "metadata" / "2.root.json").exists()

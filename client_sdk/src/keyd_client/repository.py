@@ -26,6 +26,7 @@ from tuf.api.metadata import (
 )
 from tuf.repository import Repository
 
+from keyd_client.applying import judge
 from keyd_client.client import shared_client
 from keyd_client.errors import (
     AlreadyExists,
@@ -35,10 +36,9 @@ from keyd_client.errors import (
     PolicyViolation,
 )
 from keyd_client.keyring import Delegator, Keyring
-from keyd_client.messages import MetadataSignature, label
+from keyd_client.messages import MetadataSignature
 from keyd_client.pending import awaitable
 from keyd_client.profile import Profile
-from keyd_client.released import check_released
 from keyd_client.roles import EXPIRY, TOP_LEVEL, RoleKeys, delegated_by, delegates, unborn
 from keyd_client.signer import Confirm
 from keyd_client.store import RepositoryStore
@@ -241,43 +241,32 @@ class KeydRepository(Repository):
         self._sign(role, md)
         self._stage(role, md)
 
-    def apply(self, rotation: str) -> None:
+    def apply(self, rotation: str, *, lower: Mapping[str, int] | None = None) -> None:
         """Publish a rehearsed rotation, all of its files at once, and tell the daemon so.
 
-        Fetches them, verifies them as a client does that knows the files here, and writes them;
-        after a failure it may be called again. Edits that are not published yet are refused.
+        Fetches them, judges them as clients do that know the files here or only the root, and
+        writes them; after a failure it may be called again. Nothing goes back, whatever the daemon
+        says, but the roles of a fast-forward recovery that `lower` names, and not below the
+        versions given there: those of its plan. Edits that are not published yet are refused.
         Raises: PolicyViolation (THRESHOLD_NOT_REACHED, ROTATION_OVERTAKEN,
-        ROTATION_FILES_EXPIRED), InvalidRequest (EDITS_PENDING), AlreadyExists.
+        ROTATION_FILES_EXPIRED, ROTATION_UNFIT), AnswerMismatch, InvalidRequest (EDITS_PENDING,
+        ROOT_NOT_LOWERED, ROLE_UNKNOWN), AlreadyExists.
         """
         if self._staged:
             raise InvalidRequest(
                 "EDITS_PENDING", "publish what was edited first: a rotation goes out by itself"
             )
-        recovery = label(self._client.rotations.get(rotation).rotation, "kind") == "FAST_FORWARD"
         files = self._client.rotations.files(rotation)
+        judged = judge(self._store, files, lower or {}, datetime.now(UTC))
+        for file in judged.fresh:
+            staged = self._staged.setdefault(file.role, [])
+            staged.append(_Staged(file.version, file.content, imported=True))
         try:
-            for file in sorted(files, key=lambda file: file.role != Root.type):
-                self._take(file.role, file.version, file.content, lowered=recovery)
-        except BaseException:
+            self._release()
+        finally:
             self._staged.clear()
-            raise
-        self._release()
-        if recovery:
-            self._store.withdraw_above({file.role: file.version for file in files})
+        self._store.withdraw_above(judged.lowered)
         self._client.rotations.confirm_published(rotation)
-
-    def _take(self, role: str, version: int, content: bytes, *, lowered: bool) -> None:
-        """Stage a released file, verified by its delegator as it will be published."""
-        md: Metadata[Any] = Metadata.from_bytes(content)
-        here = self._content(role)
-        newest = Metadata.from_bytes(here).signed.version if here is not None else 0
-        if here == content or (role == Root.type and newest >= version):
-            return
-        delegators: list[Delegator] = [self._delegator(role)]
-        if role == Root.type:
-            delegators = [md.signed, self.root()]
-        check_released(role, md, delegators, published=0 if lowered else newest)
-        self._staged[role] = [_Staged(version, content, imported=True)]
 
     # --- signing --------------------------------------------------------------------------------
 

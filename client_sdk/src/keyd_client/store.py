@@ -32,12 +32,12 @@ class RepositoryStore:
             if match := _VERSIONED.fullmatch(path.name):
                 self._saw(match[2], int(match[1]))
 
-    def read(self, role: str) -> bytes | None:
-        """The newest file of a role; None if there is none."""
-        if role not in self._newest and role != _TIMESTAMP:
+    def read(self, role: str, version: int = 0) -> bytes | None:
+        """A version of a role, 0: the newest; None if it is not there. Timestamps have only one."""
+        if not version and role not in self._newest and role != _TIMESTAMP:
             return None
         try:
-            return self._path(role, self._newest.get(role, 0)).read_bytes()
+            return self._path(role, version or self._newest.get(role, 0)).read_bytes()
         except FileNotFoundError:
             return None
 
