@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -262,7 +262,7 @@ class KeydRepository(Repository):
             staged = self._staged.setdefault(file.role, [])
             staged.append(_Staged(file.version, file.content, imported=True))
         try:
-            self._release()
+            self._release(replaced=judged.lowered)
         finally:
             self._staged.clear()
         self._store.withdraw_above(judged.lowered)
@@ -365,7 +365,7 @@ class KeydRepository(Repository):
         for staged in fresh.values():
             staged.imported = True
 
-    def _release(self) -> None:
+    def _release(self, replaced: Collection[str] = ()) -> None:
         """Write what is staged in an order that no client can mind (TUF 6.3.1 to 6.3.3)."""
         last = (Snapshot.type, Root.type, Timestamp.type)
         order = sorted(self._staged, key=lambda role: last.index(role) if role in last else -1)
@@ -374,6 +374,7 @@ class KeydRepository(Repository):
                 (role, staged.version, staged.content)
                 for role in order
                 for staged in self._staged[role]
-            ]
+            ],
+            replaced=replaced,
         )
         self._staged.clear()

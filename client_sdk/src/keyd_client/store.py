@@ -7,19 +7,20 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from keyd_client.errors import AlreadyExists, InvalidRequest
 
 _VERSIONED = re.compile(r"(\d+)\.(.+)\.json", re.DOTALL)
-_TIMESTAMP = "timestamp"
+_ROOT, _TIMESTAMP = "root", "timestamp"
 
 
 class RepositoryStore:
     """`directory`/metadata and `directory`/targets with consistent snapshots.
 
-    Versioned files are never overwritten with other content. One process writes at a time.
+    Versioned files are never overwritten with other content but in a recovery. One process writes
+    at a time.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -41,14 +42,22 @@ class RepositoryStore:
         except FileNotFoundError:
             return None
 
-    def publish(self, files: Sequence[tuple[str, int, bytes]]) -> None:
+    def publish(
+        self, files: Sequence[tuple[str, int, bytes]], *, replaced: Collection[str] = ()
+    ) -> None:
         """Publish (role, version, content) in this order, at once as far as a disk allows.
 
         Every file is on the disk under a temporary name before the first gets its own, so that
         clients and a crash find at most a moment between two names. Raises: AlreadyExists if a
-        version has other content; then nothing is published.
+        version has other content; then nothing is published. Roles that are `replaced`, which
+        root never is, get the new content instead: a recovery has made the other one void.
+
+        Until the timestamp is there, clients that come by the old one find a replaced file with
+        another hash than they look for, or with a signature of keys that they do not know yet. They
+        refuse it and keep what they have, as they do with a file that is missing. A crash leaves
+        them there until this is repeated: which files have their names already does not matter.
         """
-        fresh = [file for file in files if not self._is_published(*file)]
+        fresh = [file for file in files if not self._is_published(*file, replaced)]
         written: list[tuple[str, int, Path]] = []
         try:
             for role, version, content in fresh:
@@ -64,12 +73,16 @@ class RepositoryStore:
             if role != _TIMESTAMP:
                 self._saw(role, version)
 
-    def _is_published(self, role: str, version: int, content: bytes) -> bool:
+    def _is_published(
+        self, role: str, version: int, content: bytes, replaced: Collection[str]
+    ) -> bool:
         """Whether the file is there. Raises: AlreadyExists if its version has other content."""
         path = self._path(role, version)
         if role == _TIMESTAMP or not path.exists():
             return False
         if path.read_bytes() != content:
+            if role in replaced and role != _ROOT:
+                return False
             raise AlreadyExists("FILE_EXISTS", f"{path} is published with other content: keep it")
         return True
 
@@ -78,7 +91,7 @@ class RepositoryStore:
         for path in self.metadata.iterdir():
             match = _VERSIONED.fullmatch(path.name)
             role, number = (match[2], int(match[1])) if match else ("", 0)
-            if role != "root" and number > newest.get(role, number):
+            if role != _ROOT and number > newest.get(role, number):
                 path.unlink()
                 self._newest[role] = newest[role]
         _flush(self.metadata)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner, Key
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -21,9 +23,11 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+from tuf.ngclient import Updater
 
-from keyd_client import KeydRepository, errors
+from keyd_client import KeydRepository, errors, store
 from keyd_protos.v1 import rotations_pb2 as pb
+from tests.published import Published
 from tests.unit.sdk.scripted_daemon import ScriptedDaemon
 
 ONLINE = ("timestamp", "snapshot", "targets")
@@ -300,3 +304,64 @@ def test_a_recovery_is_what_a_client_with_its_root_alone_takes(scene: Scene) -> 
     refuses(scene, "ROTATION_UNFIT", other, *files[1:], lower=lower)
     refuses(scene, "ROTATION_UNFIT", *files[1:], lower=lower)
     refuses(scene, "ROTATION_UNFIT", files[0], *files[2:], lower=lower)
+
+
+def visit(scene: Scene, home: Path) -> int:
+    """A stock client looks for a target; returns its version of targets."""
+    client = Updater(
+        str(home), "http://none.invalid/", fetcher=Published(scene.files), bootstrap=BEFORE[0][2]
+    )
+    client.refresh()
+    return client._trusted_set.targets.version
+
+
+def overwrite(scene: Scene) -> None:
+    """A thief's targets 4, published from here, and then one that is higher than any other."""
+    drive_up(scene)
+    scene.publish(("targets", 4, targets(4, "a thief's")))
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_a_recovery_replaces_what_a_thief_published_under_its_number(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """Killed before each of four names, and after the last: it is repeated, and clients go on."""
+    overwrite(scene)
+    assert visit(scene, tmp_path / "client") == 900
+    scene.release(*recovery(), kind="FAST_FORWARD")
+    real, named = store._name, 0
+
+    def name(temporary: Path, path: Path) -> None:
+        nonlocal named
+        if named == cut:
+            raise SystemExit("killed")
+        named += 1
+        real(temporary, path)
+
+    def withdraw(*_: object) -> None:
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_name", name)
+        patch.setattr(store.RepositoryStore, "withdraw_above", withdraw)
+        with pytest.raises(SystemExit):
+            scene.apply(lower={"targets": 4})
+    # Whoever comes meanwhile keeps what it has.
+    with suppress(RepositoryError):
+        assert visit(scene, tmp_path / "client") == (4 if cut == 4 else 900)
+    scene.apply(lower={"targets": 4})
+    assert scene.files["4.targets.json"] == NEXT
+    assert "900.targets.json" not in scene.files
+    assert visit(scene, tmp_path / "client") == 4
+    assert visit(scene, tmp_path / "fresh") == 4
+
+
+def test_only_lowered_roles_are_replaced_and_root_never(tmp_path: Path) -> None:
+    files = store.RepositoryStore(tmp_path)
+    files.publish([("root", 1, b"one"), ("targets", 1, b"one"), ("snapshot", 1, b"one")])
+    for role in ("root", "snapshot"):
+        with pytest.raises(errors.AlreadyExists, match="FILE_EXISTS"):
+            files.publish([("targets", 1, b"two"), (role, 1, b"two")], replaced={"targets", "root"})
+        assert files.read("targets") == b"one"
+    files.publish([("targets", 1, b"two")], replaced={"targets"})
+    assert files.read("targets") == b"two"
