@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -315,6 +317,25 @@ def test_a_target_may_be_copied_from_a_file(desk: Desk, tmp_path: Path) -> None:
     with over_http(desk.directory) as url:
         client = new_client(url, desk.directory, tmp_path / "client")
         assert download(client, "dir/big") == bytes(3_000_000)
+
+
+def test_web_servers_can_read_what_is_made_under_any_umask(tmp_path: Path) -> None:
+    """Folders that were there keep the mode that somebody gave them."""
+    kept = tmp_path / "repository" / "targets"
+    kept.mkdir(parents=True)
+    kept.chmod(0o750)
+    before = os.umask(0o077)
+    try:
+        files = store.RepositoryStore(tmp_path / "repository")
+        files.publish([("targets", 1, b"one")])
+        files.write_target("a/b/c", "0" * 64, b"content")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "repository" / "metadata", kept / "a", kept / "a" / "b"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o755] * 3
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o750
+    for path in (made[0] / "1.targets.json", made[2] / f"{'0' * 64}.c"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_published_versions_are_never_overwritten(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class RepositoryStore:
         self.metadata = directory / "metadata"
         self.targets = directory / "targets"
         for folder in (self.metadata, self.targets):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
         self._newest: dict[str, int] = {}
         for path in self.metadata.iterdir():
             if match := _VERSIONED.fullmatch(path.name):
@@ -102,7 +102,7 @@ class RepositoryStore:
         file = self.targets / folder / f"{sha256}.{name}"
         if not file.resolve().is_relative_to(self.targets.resolve()):
             raise InvalidRequest("TARGET_PATH_UNSAFE", f"{path!r} leads out of the repository")
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(file.parent)
         _write(file, content)
 
     def _saw(self, role: str, version: int) -> None:
@@ -113,6 +113,15 @@ class RepositoryStore:
             raise InvalidRequest("ROLE_NAME_UNSAFE", f"{role!r} cannot be part of a file name")
         name = f"{role}.json" if role == _TIMESTAMP else f"{version}.{role}.json"
         return self.metadata / name
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it and what is missing above, open to readers whatever the umask: clients read here."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
 
 
 def _write(path: Path, content: bytes | Path) -> None:
