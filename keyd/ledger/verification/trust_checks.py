@@ -137,8 +137,23 @@ class RecordedTrust:
         names = ("root",) if top else self._delegators(judged.repository, judged.role)
         for name in names:
             newest = self._newest(judged.repository, name, judged.leaf)
-            if newest is not None:
+            if newest is not None and (top or self._is_attached(judged, name)):
                 yield f"{name}:{newest}"
+
+    def _is_attached(self, judged: Judged, name: str) -> bool:
+        """Whether a delegator was itself reached from targets then: no client asks any other."""
+        seen, waiting = {name}, [name]
+        while waiting:
+            role = waiting.pop()
+            if role == "targets":
+                return True
+            for above in set(self._delegators(judged.repository, role)) - seen:
+                newest = self._newest(judged.repository, above, judged.leaf)
+                source = None if newest is None else self._load(judged.repository, above, newest)
+                if source is not None and key_set(source, role, ""):
+                    seen.add(above)
+                    waiting.append(above)
+        return False
 
     def _newest(self, repository: str, role: str, leaf: int) -> int | None:
         """The newest version of a role that was certainly accepted before the entry `leaf`."""
