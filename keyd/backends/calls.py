@@ -70,6 +70,16 @@ def not_started(reason: str = "TOKEN_DEADLINE") -> DeadlineExceeded:
     )
 
 
+def unlock_unanswered(token: str) -> DeadlineExceeded:
+    """A PIN may have been tried."""
+    return DeadlineExceeded(
+        "TOKEN_DEADLINE",
+        f"token {token} did not answer in time, and the PIN may have been tried: see keyd token "
+        "list before it is tried again",
+        details={"outcome": "UNKNOWN_RECORDED"},
+    )
+
+
 def unknown_outcome(reason: str = "TOKEN_DEADLINE") -> DeadlineExceeded:
     """The token was asked and did not answer in time."""
     return DeadlineExceeded(

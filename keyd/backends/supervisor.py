@@ -19,7 +19,7 @@ from functools import partial
 import structlog
 
 from keyd.backends import refusals
-from keyd.backends.calls import unknown_outcome
+from keyd.backends.calls import not_started, unlock_unanswered
 from keyd.backends.channel import Channel
 from keyd.backends.config import TokenConfig
 from keyd.backends.dialogue import Dialogue
@@ -109,7 +109,8 @@ class Supervisor:
         except TimeoutError as error:
             if wanted.done.cancel():
                 wanted.wipe_pin()
-            raise unknown_outcome() from error
+                raise not_started() from error
+            raise unlock_unanswered(self._config.name) from error
 
     def recheck(self) -> None:
         """Compare token and catalogue soon."""

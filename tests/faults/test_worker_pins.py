@@ -11,7 +11,7 @@ import pytest
 
 from keyd.backends.token import WorkerToken
 from keyd.domain.tokens import TokenEventKind, TokenState
-from keyd.errors import BackendUnavailable, KeydError, PinRejected
+from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, PinRejected
 from tests.fakes import MemoryTokenJournal
 from tests.faults.shim import Shim
 from tests.fleets import (
@@ -153,6 +153,17 @@ def test_an_unknown_outcome_counts_as_spent(
     with running(shim.config(), journal=journal) as fleet:
         assert fleet.get("test").unlock(None, PATIENCE_S).state is TokenState.ONLINE
     assert shim.calls("C_Login") == 2
+
+
+def test_an_unlocking_without_an_answer_is_not_to_be_repeated_blindly(
+    shim: Shim, journal: MemoryTokenJournal
+) -> None:
+    shim.once("C_Login", "rv a0 early")
+    with running(shim.config(), journal=journal) as fleet:
+        shim.once("C_Login", "delay 2000")
+        with pytest.raises(DeadlineExceeded, match="may have been tried") as late:
+            fleet.get("test").unlock(None, 0.5)
+        assert late.value.details["outcome"] == "UNKNOWN_RECORDED"
 
 
 def test_a_pin_locked_by_the_token_is_no_machines_business(

@@ -29,7 +29,7 @@ from keyd_client.errors import (
     ProfileError,
 )
 from keyd_client.profile import Profile
-from keyd_client.status import from_rpc_error
+from keyd_client.status import from_rpc_error, once_only
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -157,7 +157,7 @@ class Connection:
                     pause = _pause(error, opened) if repeatable else None
                     until = began + min(limit, PATIENCE_S)
                     if pause is None or time.monotonic() + pause >= until:
-                        raise error from failure
+                        raise (error if repeatable else once_only(error)) from failure
                     unavailable = error
                     threading.Event().wait(pause)
                 else:

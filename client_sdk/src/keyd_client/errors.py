@@ -143,6 +143,10 @@ class DeadlineExceeded(KeydClientError):
     """Time ran out. Repeating the same call is safe: a recorded signature is returned as it is."""
 
 
+class OutcomeUnknown(KeydClientError):
+    """Time ran out in a call that must not just be repeated: look what became of it first."""
+
+
 class Exhausted(KeydClientError):
     """A quota is used up: slow down."""
 

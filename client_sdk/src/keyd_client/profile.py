@@ -210,19 +210,21 @@ def _check_private(key: Path) -> None:
 def _check_match(read: Credentials, profile: Profile) -> None:
     """Say now what a failed handshake would not: gRPC reports every TLS trouble alike."""
     from cryptography import x509  # noqa: PLC0415 - keeps `import keyd_client` cheap
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
     try:
         x509.load_pem_x509_certificates(read.ca)
         certificate = x509.load_pem_x509_certificates(read.certificate)[0]
         key = load_pem_private_key(read.key, None)
-    except (ValueError, TypeError) as error:
+        is_pair = key.public_key() == certificate.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ProfileError(
             "CREDENTIAL_INVALID",
             f"{profile.ca}, {profile.certificate} and {profile.key} must be PEM files, the key "
             f"without passphrase: {error}",
         ) from error
-    if key.public_key() != certificate.public_key():
+    if not is_pair:
         raise ProfileError(
             "CREDENTIAL_INVALID", f"{profile.key} is not the key of {profile.certificate}"
         )

@@ -19,6 +19,7 @@ import pytest
 from keyd.rpc.limits import CHANNEL_OPTIONS
 from keyd_client import Client, Profile, channel, errors
 from keyd_client.channel import ONCE_ONLY, STREAMS
+from keyd_client.status import once_only
 from keyd_protos.v1 import (
     keys_pb2,
     officers_pb2,
@@ -158,6 +159,23 @@ def test_a_silent_daemon_ends_in_a_typed_error(client: Client, daemon: ScriptedD
     with pytest.raises(errors.DeadlineExceeded, match=r"no answer from unix:.* within 0.3 s"):
         client.keys.get("root-1", timeout_s=0.3)
     answered.set()
+
+
+def test_a_pin_without_an_answer_is_not_to_be_tried_again(
+    client: Client, daemon: ScriptedDaemon
+) -> None:
+    answered = threading.Event()
+    daemon.answers["UnlockToken"] = lambda request: answered.wait(10)
+    with pytest.raises(errors.OutcomeUnknown, match="look before you call again"):
+        client.tokens.unlock("hsm", b"1234", timeout_s=0.3)
+    answered.set()
+
+
+@pytest.mark.parametrize("outcome", ["NOT_STARTED", "UNKNOWN_RECORDED"])
+def test_what_was_not_begun_may_be_repeated(outcome: str) -> None:
+    late = errors.DeadlineExceeded("TOKEN_DEADLINE", "too late", details={"outcome": outcome})
+    kind = errors.DeadlineExceeded if outcome == "NOT_STARTED" else errors.OutcomeUnknown
+    assert type(once_only(late)) is kind
 
 
 def test_a_restarted_daemon_is_found_again(socket_dir: Path) -> None:

@@ -161,6 +161,22 @@ def test_lists_follow_their_pages(client: Client, daemon: ScriptedDaemon) -> Non
     assert [key.name for key in client.keys.list()] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        keys_pb2.ListKeysResponse(keys=[keys_pb2.Key(name="a")], next_page_token="a"),
+        keys_pb2.ListKeysResponse(next_page_token="b"),
+    ],
+    ids=["the same again", "nothing"],
+)
+def test_a_list_without_end_is_given_up(
+    client: Client, daemon: ScriptedDaemon, page: keys_pb2.ListKeysResponse
+) -> None:
+    daemon.answers["ListKeys"] = lambda request: page
+    with pytest.raises(errors.AnswerMismatch, match="LIST_ENDLESS"):
+        list(client.keys.list())
+
+
 def test_imports_are_cut_below_four_megabytes(client: Client, daemon: ScriptedDaemon) -> None:
     def take(request: Any) -> Any:
         files = [repositories_pb2.ImportedFile(role=file.role) for file in request.files]

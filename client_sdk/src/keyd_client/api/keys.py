@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+from keyd_client.api.paging import listed
 from keyd_client.channel import Connection
 from keyd_client.messages import content_of
 from keyd_protos.v1.keys_pb2 import (
@@ -65,14 +66,13 @@ class Keys:
     def list(self, *, page_size: int = 0, timeout_s: float | None = None) -> Iterator[Key]:
         """All keys by name, fetched page by page while iterating."""
         request = ListKeysRequest(page_size=page_size)
-        while True:
-            page = self._connection.call(
+        return listed(
+            request,
+            lambda: self._connection.call(
                 lambda channel: KeyServiceStub(channel).ListKeys, request, timeout_s
-            )
-            yield from page.keys
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+            ),
+            lambda page: page.keys,
+        )
 
     def adopt(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from keyd_client.api.paging import listed
 from keyd_client.channel import Connection
 from keyd_client.errors import ApprovalRequired, InvalidRequest
 from keyd_protos.v1.proposals_pb2 import (
@@ -74,14 +75,13 @@ class Proposals:
     ) -> Iterator[Proposal]:
         """Open proposals, or all, by name, fetched page by page while iterating."""
         request = ListProposalsRequest(all_states=all_states, page_size=page_size)
-        while True:
-            page = self._connection.call(
+        return listed(
+            request,
+            lambda: self._connection.call(
                 lambda channel: ProposalServiceStub(channel).ListProposals, request, timeout_s
-            )
-            yield from page.proposals
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+            ),
+            lambda page: page.proposals,
+        )
 
     def get(
         self, proposal: str, *, payloads: bool = True, timeout_s: float | None = None

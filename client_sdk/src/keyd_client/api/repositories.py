@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from keyd_client.api.paging import listed
 from keyd_client.channel import Connection
 from keyd_client.errors import InvalidRequest
 from keyd_protos.v1.repositories_pb2 import (
@@ -85,14 +86,13 @@ class Repositories:
     def list(self, *, page_size: int = 0, timeout_s: float | None = None) -> Iterator[Repository]:
         """All repositories by name, fetched page by page while iterating."""
         request = ListRepositoriesRequest(page_size=page_size)
-        while True:
-            page = self._connection.call(
+        return listed(
+            request,
+            lambda: self._connection.call(
                 lambda channel: RepositoryServiceStub(channel).ListRepositories, request, timeout_s
-            )
-            yield from page.repositories
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+            ),
+            lambda page: page.repositories,
+        )
 
     def state(
         self, repository: str = "", *, timeout_s: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from keyd_client import echo
+from keyd_client.api.paging import listed
 from keyd_client.channel import Connection
 from keyd_client.errors import AnswerMismatch
 from keyd_protos.v1.rotations_pb2 import (
@@ -81,14 +82,13 @@ class Rotations:
     ) -> Iterator[Rotation]:
         """All rotations of a repository by name, fetched page by page while iterating."""
         request = ListRotationsRequest(repository=repository, page_size=page_size)
-        while True:
-            page = self._connection.call(
+        return listed(
+            request,
+            lambda: self._connection.call(
                 lambda channel: RotationServiceStub(channel).ListRotations, request, timeout_s
-            )
-            yield from page.rotations
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+            ),
+            lambda page: page.rotations,
+        )
 
     def go_on(self, rotation: str, *, timeout_s: float | None = None) -> ContinueRotationResponse:
         """Do all steps that can be done now; what is done is never done twice."""
