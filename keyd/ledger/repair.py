@@ -23,6 +23,7 @@ from keyd.domain.records_quorum import ProposalState
 from keyd.errors import InvalidRequest, StateCorrupt
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ledger import anchor as anchors
+from keyd.ledger.anchor import AnchorState
 from keyd.ledger.create import ANCHOR_SETTING, check_apart
 from keyd.ledger.database import DATABASE, connect_writer, translate
 from keyd.ledger.gap import Refusal
@@ -44,7 +45,7 @@ class Raised:
     """A mark that a repair raised: the versions above `before` count as used.
 
     `before` may be below the mark that the ledger had: a version that was bound to another payload
-    than the anchor saw, or waits for signatures below lost ones, is taken for used again.
+    than the anchor saw, or waits for signatures while entries are lost, is taken for used again.
     """
 
     mark: Mark
@@ -139,6 +140,8 @@ class _Repair:
         if refusal is not None and refusal.reason in _UNREADABLE and not replace_anchor:
             raise refusal.error()
         raised = tuple(self._raised(refusal, raise_to))
+        if refusal is not None or replace_anchor:
+            raised += tuple(self._waiting({_first(rise) for rise in raised}))
         if refusal is None and not raised:
             raise InvalidRequest(
                 "NOTHING_TO_REPAIR", "the ledger is as new as its anchor, and no mark is to rise"
@@ -172,6 +175,23 @@ class _Repair:
             before = self._reached(repository, role, mark.epoch)
             if mark.version > before:
                 yield Raised(mark, before - self._pending(mark, before))
+
+    def _waiting(self, listed: set[Mark]) -> Iterator[Raised]:
+        """What else waits for signatures: it may have been voided and published otherwise since.
+
+        Roots cannot skip a version. One that waits is left as long as the anchor saw no other.
+        """
+        seen = {}
+        anchor = _readable(self._anchor)
+        if anchor is not None and anchor.ledger_id == self._view.identity().ledger_id:
+            seen = {mark._replace(digest=""): mark.digest for mark in anchor.marks}
+        for held in self._view.waiting():
+            mark = Mark(held.repository, held.role, held.epoch, held.version, "")
+            role = self._view.role(held.repository, held.role)
+            ended = role is None or role.epoch != held.epoch
+            kept = held.role == "root" and seen.get(mark, "") in ("", held.digest)
+            if mark not in listed and not ended and not kept:
+                yield Raised(mark, mark.version - 1)
 
     def _pending(self, mark: Mark, version: int) -> bool:
         """Whether the version below the lost ones waits for signatures.
@@ -252,7 +272,7 @@ class _Repair:
         now: datetime,
         origins: tuple[str, str],
     ) -> Entry:
-        size, root = _seen(self._anchor)
+        seen = _readable(self._anchor)
         return Entry(
             event=Event.LEDGER_REPAIRED,
             at=now,
@@ -261,8 +281,8 @@ class _Repair:
                 "reason": "" if refusal is None else refusal.reason,
                 "gaps": [] if refusal is None else [str(gap) for gap in refusal.gaps],
                 "raised": [str(r) for r in raised],
-                "anchor_size": size,
-                "anchor_root": root,
+                "anchor_size": seen.size if seen else 0,
+                "anchor_root": seen.root.hex() if seen else "",
                 "previous_size": self._frontier.size,
                 "previous_root": self._frontier.root().hex(),
                 "previous_origin": origins[0],
@@ -276,6 +296,11 @@ def _lost(rise: Raised, leaf: int) -> LostVersions:
     return LostVersions(m.repository, m.role, m.epoch, rise.before + 1, m.version, m.digest, leaf)
 
 
+def _first(rise: Raised) -> Mark:
+    """The lowest version that is taken for used."""
+    return rise.mark._replace(version=rise.before + 1, digest="")
+
+
 def _take_for_used(transaction: SqliteTransaction, lost: LostVersions) -> None:
     """No signature is added any more to what waits below or at the lost version."""
     transaction.put_lost(lost)
@@ -285,15 +310,14 @@ def _take_for_used(transaction: SqliteTransaction, lost: LostVersions) -> None:
         transaction.put_reservation(voided, transaction.payload(held.digest))
 
 
-def _seen(anchor: Path | None) -> tuple[int, str]:
-    """What the anchor last saw of the log, as far as it can be read."""
+def _readable(anchor: Path | None) -> AnchorState | None:
+    """What the anchor last saw of the log; None if that cannot be read."""
     if anchor is None or not anchors.exists(anchor):
-        return 0, ""
+        return None
     try:
-        state = anchors.load(anchor)
+        return anchors.load(anchor)
     except StateCorrupt:
-        return 0, ""
-    return state.size, state.root.hex()
+        return None
 
 
 def _next_origin(origin: str, now: datetime) -> str:

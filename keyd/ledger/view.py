@@ -68,6 +68,8 @@ _NEWEST_PENDING = (
     f"{_RESERVATION} WHERE repository = ? AND role = ? AND epoch = ? AND version > ? "
     "AND state <> 'VOIDED' AND state <> 'ACCEPTED' ORDER BY version DESC LIMIT 1"
 )
+_WAITING = f"""{_RESERVATION} WHERE state <> 'VOIDED' AND state <> 'ACCEPTED'
+    ORDER BY repository, role, version"""
 _LOST = "SELECT repository, role, epoch, first, last, digest, leaf FROM lost_versions"
 _REQUEST = "SELECT principal, request_id, body_digest, outcome, at FROM requests"
 _REQUEST_NAMED = f"{_REQUEST} WHERE principal = ? AND request_id = ?"
@@ -172,6 +174,10 @@ class SqliteView(DelegationReading):
         self, repository: str, role: str, epoch: int, above: int
     ) -> Reservation | None:
         return self._one(codec.reservation_of, _NEWEST_PENDING, repository, role, epoch, above)
+
+    def waiting(self) -> tuple[Reservation, ...]:
+        """Every version that is neither accepted nor voided, those of ended epochs too."""
+        return self._all(codec.reservation_of, _WAITING)
 
     def versions(
         self, repository: str, wanted: Iterable[tuple[str, int]]

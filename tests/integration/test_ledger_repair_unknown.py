@@ -44,7 +44,15 @@ from tests.ledgers import (
     sign,
 )
 from tests.officers import approve, enrol, person, propose
-from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
+from tests.worlds import (
+    ADMIN,
+    SIGNER,
+    Author,
+    active_author,
+    make_key,
+    open_world,
+    signed_file,
+)
 
 # --- versions whose payload was voided -----------------------------------------------------------
 
@@ -164,6 +172,59 @@ def test_a_root_that_waited_in_the_backup_is_not_completed_after_its_void(
     done = import_metadata(world, SIGNER, repository="demo", files=files)
     assert [one.recorded for one in done] == [True] * len(files)
     author.publish_root(author.root(3 + newer, days=395), "root-1", "root-2")
+    sign_checkpoint_of(world, 10.0)
+    origin = world.ledger.unsigned_checkpoint().origin
+    log_key = world.ledger.read(lambda view: view.key("keyd-log"))
+    world.ledger.close()
+    assert verify_ledger(home.state, anchor=home.anchor).flaws == []
+    assert log_key is not None
+    export_log(home.state, tmp_path / "export")
+    assert verify_export(tmp_path / "export", LogKey(origin, log_key.public_der)).flaws == []
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_every_version_that_waited_in_the_backup_is_taken_for_used(
+    tmp_path: Path, later: bool
+) -> None:
+    """Of several versions that waited, the lower one was published otherwise; no gap shows it."""
+    home, tokens = Home(tmp_path), FakeTokens(SoftwareToken("soft", TestClock()))
+    world = open_world(tmp_path, tokens=tokens)
+    ensure_log_key(world, "soft", 10.0)
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("t1", "t2", "c1", "c2")}
+    listed = (2, ["t1", "t2", "c1", "c2"])
+    author.publish_root(author.root(2, days=380, targets=listed), "root-1", "root-2")
+    old = [author.targets(2), author.targets(3)]
+    root = author.root(3, days=380, targets=listed)
+    confirmed = author.change_digest(root)
+    for signed in old:
+        author.sign("t1", "targets", signed)
+    author.sign("root-1", "root", root, confirmed_change=confirmed)
+    backup(home.state, tmp_path / "b")
+    for held in world.ledger.read(
+        lambda v: [v.reservation("demo", "targets", 0, n) for n in (2, 3)]
+    ):
+        assert held is not None
+        world.ledger.transact(void(held))
+    good = author.targets(2, days=80)
+    files = [("targets", signed_file(author, good, "c1", "c2"))]
+    assert import_metadata(world, SIGNER, repository="demo", files=files)[0].recorded
+    if later:
+        author.sign("t1", "targets", author.targets(4))
+    world.ledger.close()
+    restore(tmp_path / "b", home.state, world.clock.now())
+    assert {(rise.mark.role, rise.before + 1) for rise in fix(home).raised} == {
+        ("targets", 2),
+        ("targets", 3),
+    }
+
+    world = open_world(tmp_path, tokens=tokens)
+    author = Author(world, "demo", author.keys)
+    for signed in old:
+        with pytest.raises(PolicyViolation, match="VERSION_NOT_INCREASING"):
+            author.sign("t2", "targets", signed)
+    assert author.sign("root-2", "root", root, confirmed_change=confirmed).accepted
+    assert import_metadata(world, SIGNER, repository="demo", files=files)[0].recorded
     sign_checkpoint_of(world, 10.0)
     origin = world.ledger.unsigned_checkpoint().origin
     log_key = world.ledger.read(lambda view: view.key("keyd-log"))
