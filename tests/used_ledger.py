@@ -117,8 +117,10 @@ def _rotate(world: World) -> None:
     """A repository's root key gives way to one that is held elsewhere and signs by receipt."""
     active_author(world, "rotated", prefix="rotated-")
     world = replace(world, rehearsal=StockClients())
-    elsewhere = new_private_key(KeySpec(Scheme.ED25519))
-    keyid, key_object = public_keys.tuf_key(public_der(elsewhere), Scheme.ED25519)
+    # The daemon's default: its public key is written as PEM, with raw line feeds.
+    scheme = Scheme.ECDSA_P256
+    elsewhere = new_private_key(KeySpec(scheme))
+    keyid, key_object = public_keys.tuf_key(public_der(elsewhere), scheme)
     add = WantedKey("card", holder="dave", key_object=key_object)
     wanted = Wanted("ROOT", "rotated", (WantedRole("root", (add,), ("rotated-root-3",)),))
     name = rotating.begin(world, wanted)
@@ -130,7 +132,7 @@ def _rotate(world: World) -> None:
         name,
         receipt=receipt.receipt,
         keyid=keyid,
-        signature=sign_with(elsewhere, Scheme.ED25519, receipt.payload),
+        signature=sign_with(elsewhere, scheme, receipt.payload),
     )
     advancing.confirm_published(world, ADMIN, name)
 

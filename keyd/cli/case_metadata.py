@@ -54,7 +54,8 @@ def _parsed(content: bytes) -> Payload:
 
 def _extra_members(content: bytes) -> tuple[str, ...]:
     try:
-        members: Iterable[str] = json.loads(content)
+        # PEM keys hold raw line feeds, which strict JSON refuses.
+        members: Iterable[str] = json.loads(content, strict=False)
     except (ValueError, RecursionError):
         return ()
     return tuple(members)

@@ -248,10 +248,12 @@ class _Story:
             self._report.flaw(where, "its payload was not exported")
             return
         signature = bytes.fromhex(str(fields.get("signature")))
-        verdicts = (
-            signed_by(Payload(source, json.loads(source)), fingerprint, raw, signature)
+        # PEM keys hold raw line feeds, which strict JSON refuses.
+        sources = (
+            Payload(source, json.loads(source, strict=False))
             for source in self._sources(fields, raw, payloads)
         )
+        verdicts = (signed_by(source, fingerprint, raw, signature) for source in sources)
         verdict = next((verdict for verdict in verdicts if verdict is not None), None)
         if verdict is None:
             self._report.unverified += 1

@@ -26,8 +26,8 @@ RULES = (QuorumRule("base", 2),)
 NAME = "p-abc"
 
 
-def root(version: int) -> bytes:
-    return canonical.encode({**document("root"), "version": version})
+def root(version: int, **more: str) -> bytes:
+    return canonical.encode({**document("root"), "version": version, **more})
 
 
 class Desk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from keyd.domain import approval
 from keyd.domain.officers import Officer, OfficerKeyState, OfficerState
-from keyd.domain.operations import ChangeOfficer, SucceedOfficer
+from keyd.domain.operations import ChangeOfficer, SignMetadata, SucceedOfficer
 from tests.officers import person
 from tests.unit.cli.desk import Desk, reason, root
 
@@ -68,6 +69,16 @@ def test_a_root_is_compared_with_the_one_that_it_follows(desk: Desk) -> None:
     result = desk.approve(desk.signing(4, trusted=2))
     assert reason(result) == "DIFFERENCE_UNKNOWN"
     assert "root 4 is compared with root 2" in result.output
+
+
+def test_a_root_with_pem_keys_may_have_the_members_that_its_rules_allow(desk: Desk) -> None:
+    """PEM keys, the default, hold raw line feeds."""
+    payloads = [root(version, owner="ops") for version in (1, 2)]
+    assert b"PUBLIC KEY-----\n" in payloads[1]
+    digest = hashlib.sha256(payloads[1]).hexdigest()
+    case = desk.case(SignMetadata("demo", "root", 0, 2, digest), payloads[1], payloads[0])
+    result = desk.approve(case)
+    assert result.exit_code == 0, result.output
 
 
 def one_more(content: dict[str, Any]) -> None:
