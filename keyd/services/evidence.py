@@ -82,8 +82,8 @@ def gather(
         other_content=_other_content(view, listed),
         targets_material=frozenset(fp for fp, use in uses.items() if "targets" in use),
         delegated_material=frozenset(fp for fp, use in uses.items() if "delegated" in use),
-        delegated_elsewhere=_delegated_elsewhere(view, role, payload),
-        brought_back=_brought_back(view, role, payload),
+        delegated_elsewhere=delegated_elsewhere(view, role, payload),
+        brought_back=brought_back(view, role, payload),
         unusable=_held(view, repository.name, role, listed, _UNUSABLE)
         | _retired(view, repository.name, role, payload),
         compromised=_held(view, repository.name, role, listed, (KeyState.COMPROMISED,)),
@@ -280,8 +280,8 @@ def _other_content(view: View, listed: Iterable[str]) -> Mapping[str, str]:
     }
 
 
-def _delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
-    """New names only: what was accepted once is a fact. All bins stand under their prefix."""
+def delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
+    """By new names: who delegates them. What was accepted once is a fact; bins are one name."""
     new = _delegated_anew(view, role, payload)
     asked: dict[str, tuple[str, ...]] = {name: (name,) for name in new.names}
     if new.bins is not None:
@@ -306,7 +306,7 @@ def _delegated_anew(view: View, role: Role, payload: Payload) -> Delegates:
     return Delegates(now.names - known.names, now.bins if now.bins != known.bins else None)
 
 
-def _brought_back(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
+def brought_back(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
     """By new names: what they delegate, directly or not, and somebody else does by now."""
     found: dict[str, str] = {}
     for name in sorted(_delegated_anew(view, role, payload).names):

@@ -7,23 +7,28 @@ whatever was judged then, is looked at again.
 from __future__ import annotations
 
 from keyd.domain.difference import change
+from keyd.domain.payload import Payload
 from keyd.domain.pointer import TOP
+from keyd.domain.records import Repository, ReservationState, Role
+from keyd.domain.rules.delegating import check_taken
 from keyd.domain.rules.objections import refused, wrong_key
 from keyd.domain.rules.root import check_confirmed
 from keyd.domain.trust import TOP_LEVEL
 from keyd.errors import Finding
 from keyd.ports import View
-from keyd.services.evidence import trusted
+from keyd.services.evidence import brought_back, delegated_elsewhere, trusted
 from keyd.services.reading import Reading
 
 
 def joining_findings(view: View, reading: Reading) -> tuple[Finding, ...]:
     """What forbids to add the reading's signature, if it names a key, to its bound version.
 
-    VERSION_NOT_INCREASING, CHANGE_NOT_CONFIRMED, TARGETS_KEY_IN_DELEGATED_ROLE.
+    VERSION_NOT_INCREASING, DELEGATION_NAME_INVALID, CHANGE_NOT_CONFIRMED,
+    TARGETS_KEY_IN_DELEGATED_ROLE.
     """
     return (
         *_lost(view, reading),
+        *taken_names(view, reading.repository, reading.role, reading.payload),
         *_unconfirmed_change(view, reading),
         *_targets_key(view, reading),
     )
@@ -43,6 +48,19 @@ def _lost(view: View, reading: Reading) -> tuple[Finding, ...]:
         f"it was: keys here sign no version up to {lost.last} again"
     )
     return (refused("A7", "VERSION_NOT_INCREASING", (TOP, "version"), message),)
+
+
+def taken_names(
+    view: View, repository: Repository, role: Role, payload: Payload
+) -> tuple[Finding, ...]:
+    """G3 for a bound version that is not accepted: others may delegate its names by now."""
+    if repository.imported or "delegations" not in payload.signed:
+        return ()
+    bound = view.reservation(role.repository, role.name, role.epoch, payload.signed["version"])
+    if bound is None or bound.state is ReservationState.ACCEPTED:
+        return ()
+    elsewhere, back = delegated_elsewhere(view, role, payload), brought_back(view, role, payload)
+    return tuple(check_taken(payload, elsewhere, back, imported=False))
 
 
 def _unconfirmed_change(view: View, reading: Reading) -> tuple[Finding, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,17 @@ import pytest
 
 from keyd.domain import canonical
 from keyd.domain.payload import parse
+from keyd.domain.records_rotation import Rotation
 from keyd.domain.trust import Basis, default_rules
 from keyd.errors import KeydError
 from keyd.ports import View
 from keyd.services.check import check
 from keyd.services.evidence import gather, role_or_new, still_holds
 from keyd.services.repositories import set_role_rules
+from keyd.services.rotation import receipts, uploads
 from keyd.services.world import World
 from tests.authors import Signed
-from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world
+from tests.worlds import ADMIN, SIGNER, Author, active_author, make_key, open_world, signed_file
 
 
 @pytest.fixture
@@ -65,6 +68,76 @@ def test_nobody_brings_a_squatter_back(squatter: Author, name: str) -> None:
     with pytest.raises(KeydError, match="its metadata delegates 'late', as another role does"):
         squatter.sign("other", "other", squatter.delegating(1, **{name: (1, ["deeper"])}))
     assert squatter.sign("alpha", "late", squatter.targets(1)).accepted
+
+
+def waiting_squatter(author: Author, *, dropped: bool) -> Signed:
+    """Mallory's metadata, which lacks a signature by m2; targets delegates its `late` by now."""
+    names = ("m1", "m2", "sly", "alpha", "other")
+    author.keys |= {name: make_key(author.world, name) for name in names}
+    other, mallory = {"other": (1, ["other"])}, {"mallory": (2, ["m1", "m2"])}
+    late = {"late": (1, ["alpha"])}
+    author.sign("targets", "targets", author.delegating(2, **other, **mallory))
+    waiting = author.delegating(1, late=(1, ["sly"]))
+    assert not author.sign("m1", "mallory", waiting).accepted
+    if dropped:
+        author.sign("targets", "targets", author.delegating(3, **other))
+        author.sign("targets", "targets", author.delegating(4, **other, **late))
+        assert author.sign("other", "other", author.delegating(1, **mallory)).accepted
+    else:
+        author.sign("targets", "targets", author.delegating(3, **other, **mallory, **late))
+    assert author.sign("alpha", "late", author.targets(1)).accepted
+    return waiting
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_version_that_waited_takes_no_name_that_is_delegated_by_now(
+    world: World, dropped: bool
+) -> None:
+    """It was judged when the name was free; its last signature would make two masters."""
+    author = active_author(world)
+    waiting = waiting_squatter(author, dropped=dropped)
+    with pytest.raises(KeydError, match="'targets' delegates this role") as refused:
+        author.sign("m2", "mallory", waiting)
+    assert refused.value.reason == "DELEGATION_NAME_INVALID"
+    assert not check(world, SIGNER, author.request("m2", "mallory", waiting)).would_sign
+    assert author.sign("alpha", "late", author.targets(2)).accepted, "by alpha alone"
+    free = author.delegating(2, early=(1, ["sly"]))
+    author.sign("m1", "mallory", free)
+    assert author.sign("m2", "mallory", free).accepted
+
+
+def test_nor_does_a_signature_that_was_made_elsewhere(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = active_author(world)
+    waiting = waiting_squatter(author, dropped=False)
+    held = world.ledger.read(lambda view: view.reservation("demo", "mallory", 0, 1))
+    monkeypatch.setattr(uploads, "still_open", lambda *_: None)
+    monkeypatch.setattr(receipts, "check", lambda *_: held)
+    made = json.loads(signed_file(author, waiting, "m2"))["signatures"][0]
+    rotation = Rotation("r", "demo", "DELEGATED", b"", "", "", 0, 0, world.clock.now())
+    with pytest.raises(KeydError, match="'targets' delegates this role"):
+        uploads.upload(
+            world,
+            SIGNER.principal,
+            rotation,
+            receipt=b"",
+            keyid=made["keyid"],
+            signature=bytes.fromhex(made["sig"]),
+        )
+
+
+def test_who_signs_late_is_not_asked_about_names_again(world: World) -> None:
+    """What was accepted is a fact, whoever came to delegate its names since."""
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("m1", "m2", "sly", "alpha")}
+    mallory = {"mallory": (1, ["m1", "m2"])}
+    author.sign("targets", "targets", author.delegating(2, **mallory))
+    first = author.delegating(1, late=(1, ["sly"]))
+    assert author.sign("m1", "mallory", first).accepted
+    author.sign("m1", "mallory", author.targets(2))
+    author.sign("targets", "targets", author.delegating(3, **mallory, late=(1, ["alpha"])))
+    assert author.sign("m2", "mallory", first).accepted
 
 
 def test_a_judgement_that_left_a_delegator_out_rests_on_everything(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keyd.domain.delegations import MAX_BIT_LENGTH, key_table
+from keyd.domain.payload import Payload
 from keyd.domain.pointer import TOP, Path
 from keyd.domain.rules.key_separation import check_content, check_delegated_keys, check_owners
 from keyd.domain.rules.names import check_role_name
@@ -33,7 +34,9 @@ def check_delegations(question: Question, view: RepositoryView) -> Iterator[Find
         yield invalid("G3", "DELEGATION_SCOPE_INVALID", _DELEGATIONS, message)
     yield from _check_keys(question, view, roles, succinct)
     yield from _check_names(roles)
-    yield from _check_taken(roles, succinct, view)
+    yield from check_taken(
+        question.payload, view.delegated_elsewhere, view.brought_back, imported=view.imported
+    )
     for index, role in enumerate(roles):
         yield from _check_scope(role, (_ROLES, index))
     yield from _check_order(roles, view)
@@ -78,25 +81,31 @@ def _check_names(roles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         yield from check_role_name(name, path)
 
 
-def _check_taken(
-    roles: Sequence[Mapping[str, Any]], succinct: Any, view: RepositoryView
+def check_taken(
+    payload: Payload, elsewhere: Mapping[str, str], back: Mapping[str, str], *, imported: bool
 ) -> Iterator[Finding]:
     """A role delegated twice needs the keys of both delegators, so either could block the other.
 
-    Imported repositories are only warned: clients may know both ways already.
+    `elsewhere` and `back` are as in `RepositoryView`. Imported repositories are only warned:
+    clients may know both ways already.
     """
-    names = [(((_ROLES, index), "name"), role["name"]) for index, role in enumerate(roles)]
-    if succinct is not None:
-        names.append(((_SUCCINCT, "name_prefix"), succinct["name_prefix"]))
+    delegations = payload.signed.get("delegations", {})
+    names = [
+        (((_ROLES, index), "name"), role["name"])
+        for index, role in enumerate(delegations.get("roles", ()))
+    ]
+    if "succinct_roles" in delegations:
+        names.append(((_SUCCINCT, "name_prefix"), delegations["succinct_roles"]["name_prefix"]))
     for path, name in names:
-        owner = view.delegated_elsewhere.get(name)
-        if owner is not None:
+        if name in elsewhere:
+            owner = elsewhere[name]
             message = f"{owner!r} delegates this role: choose another name, or have it drop that"
-            yield graded(view.imported, "G3", "DELEGATION_NAME_INVALID", path, message)
-        elif name in view.brought_back:
-            taken = view.brought_back[name]
-            message = f"its metadata delegates {taken!r}, as another role does: choose another name"
-            yield graded(view.imported, "G3", "DELEGATION_NAME_INVALID", path, message)
+            yield graded(imported, "G3", "DELEGATION_NAME_INVALID", path, message)
+        elif name in back:
+            message = (
+                f"its metadata delegates {back[name]!r}, as another role does: choose another name"
+            )
+            yield graded(imported, "G3", "DELEGATION_NAME_INVALID", path, message)
 
 
 def _check_scope(role: Mapping[str, Any], path: Path) -> Iterator[Finding]:

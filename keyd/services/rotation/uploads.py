@@ -16,7 +16,10 @@ from keyd.errors import InvalidRequest, NotAllowed
 from keyd.ports import Transaction, View
 from keyd.services.acceptance import accept, lacking
 from keyd.services.evidence import role_or_new, trusted
+from keyd.services.joining import taken_names
 from keyd.services.key_use import check_usable
+from keyd.services.refusals import refusal
+from keyd.services.repositories import existing
 from keyd.services.rotation import receipts
 from keyd.services.rotation.files import recorded_payload
 from keyd.services.rotation.plans import still_open
@@ -43,7 +46,8 @@ def upload(
     """Record a signature over the payload that the receipt stands for.
 
     Raises: InvalidRequest (SIGNATURE_INVALID, ENVELOPE_MALFORMED), NotAllowed (KEY_NOT_IN_ROLE),
-    ApprovalRequired (a compromised key), PolicyViolation (RECEIPT_INVALID).
+    ApprovalRequired (a compromised key), PolicyViolation (RECEIPT_INVALID,
+    DELEGATION_NAME_INVALID).
     """
 
     def work(tx: Transaction) -> Uploaded:
@@ -55,6 +59,7 @@ def upload(
         made = {s.fingerprint for s in tx.signatures(reservation)}
         if fingerprint in made:
             return Uploaded(True, reservation.state is ReservationState.ACCEPTED)
+        _check_names_free(tx, reservation, payload)
         complete = not lacking(tx, reservation, {*made, fingerprint})
         entry = _entry(
             *(world, principal, rotation, reservation),
@@ -130,6 +135,14 @@ def _check_not_stolen(
     if key is not None and key.state is KeyState.COMPROMISED:
         role = role_or_new(view, reservation.repository, reservation.role)
         check_usable(view, key, role, payload, reservation.required)
+
+
+def _check_names_free(view: View, reservation: Reservation, payload: Payload) -> None:
+    """Another role may delegate by now what this payload, once it is complete, would delegate."""
+    repository = existing(view, reservation.repository)
+    role = role_or_new(view, reservation.repository, reservation.role)
+    if findings := taken_names(view, repository, role, payload):
+        raise refusal(findings)
 
 
 def _entry(
