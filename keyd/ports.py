@@ -176,6 +176,9 @@ class View(Protocol):
     def named_bins(self, repository: str, bins: Succinct) -> tuple[str, ...]:
         """Roles that accepted metadata delegates by a name that is one of the bins'."""
 
+    def delegating_bins(self, repository: str, bins: Succinct) -> tuple[str, ...]:
+        """Those of the bins whose newest accepted metadata delegates anything."""
+
     def material(self, fingerprint: str) -> Material | None:
         """Whose key material this is and what it was ever listed for; None: nobody's."""
 

@@ -215,7 +215,7 @@ class RepositoryView:
     - `delegated_elsewhere`: roles that the payload delegates anew and another role delegates
       already, with that role's name; bins by their name prefix.
     - `brought_back`: roles that the payload delegates anew, with a role that their own metadata
-      delegates and that another one delegates by now.
+      delegates and that another one, or this payload, delegates as well; bins by their prefix.
     - `unusable`: fingerprints of keys held here that can sign no more (DESTROYED, COMPROMISED), and
       of those that sign only a root that does not list them (DEACTIVATED, and the payload does).
     - `compromised`: those of them that officers may still let sign a root that removes them.

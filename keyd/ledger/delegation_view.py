@@ -19,6 +19,10 @@ _NAMED_BETWEEN = (
     "SELECT DISTINCT role FROM delegations "
     "WHERE repository = ? AND role > ? AND role < ? AND bit_length = 0"
 )
+_DELEGATORS_BETWEEN = (
+    "SELECT DISTINCT delegator FROM delegations "
+    "WHERE repository = ? AND delegator > ? AND delegator < ?"
+)
 
 
 class DelegationReading(RotationReading):
@@ -41,9 +45,15 @@ class DelegationReading(RotationReading):
         return tuple(sorted({*named, *covering}))
 
     def named_bins(self, repository: str, bins: Succinct) -> tuple[str, ...]:
+        return self._among(bins, _NAMED_BETWEEN, repository)
+
+    def delegating_bins(self, repository: str, bins: Succinct) -> tuple[str, ...]:
+        return self._among(bins, _DELEGATORS_BETWEEN, repository)
+
+    def _among(self, bins: Succinct, sql: str, repository: str) -> tuple[str, ...]:
         # The character after the hyphen ends the range of names that begin so.
         begin, end = f"{bins.name_prefix}-", f"{bins.name_prefix}."
-        found = self._all(name_of, _NAMED_BETWEEN, repository, begin, end)
+        found = self._all(name_of, sql, repository, begin, end)
         return tuple(role for role in found if bins.covers(role))
 
     def delegations_by(self, repository: str, delegator: str) -> tuple[Delegation, ...]:

@@ -283,14 +283,12 @@ def _other_content(view: View, listed: Iterable[str]) -> Mapping[str, str]:
 def delegated_elsewhere(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
     """By new names: who delegates them. What was accepted once is a fact; bins are one name."""
     new = _delegated_anew(view, role, payload)
-    asked: dict[str, tuple[str, ...]] = {name: (name,) for name in new.names}
+    asked = {name: {name} for name in new.names}
     if new.bins is not None:
-        # Other bins that share a name share the first; by name, any may be delegated.
-        named = view.named_bins(role.repository, new.bins)
-        asked[new.bins.name_prefix] = (new.bins.first, *named)
+        asked[new.bins.name_prefix] = _bins_named(view, role.repository, new.bins)
     found: dict[str, str] = {}
     for under in sorted(asked):
-        for name in asked[under]:
+        for name in sorted(asked[under]):
             for delegator in attached_delegators(view, role.repository, name):
                 if delegator != role.name:
                     found.setdefault(under, delegator)
@@ -308,22 +306,41 @@ def _delegated_anew(view: View, role: Role, payload: Payload) -> Delegates:
 
 def brought_back(view: View, role: Role, payload: Payload) -> Mapping[str, str]:
     """By new names: what they delegate, directly or not, and somebody else does by now."""
+    new = _delegated_anew(view, role, payload)
+    begin = {name: {name} for name in new.names}
+    if new.bins is not None:
+        begin[new.bins.name_prefix] = set(view.delegating_bins(role.repository, new.bins))
     found: dict[str, str] = {}
-    for name in sorted(_delegated_anew(view, role, payload).names):
-        seen, waiting = {name}, [name]
-        while waiting and name not in found:
-            for below in sorted(_delegated_by(view, role.repository, waiting.pop()) - seen):
-                if not seen.issuperset(attached_delegators(view, role.repository, below)):
-                    found[name] = below
-                seen.add(below)
-                waiting.append(below)
+    for under in sorted(begin):
+        seen, waiting = set(begin[under]), sorted(begin[under])
+        while waiting and under not in found:
+            for below in sorted(_delegated_by(view, role.repository, waiting.pop())):
+                if _owners(view, role, payload, below) - seen:
+                    found[under] = below
+                if below not in seen:
+                    seen.add(below)
+                    waiting.append(below)
     return found
 
 
+def _owners(view: View, role: Role, payload: Payload, name: str) -> set[str]:
+    """Who delegates a name once the role has this payload."""
+    others = set(attached_delegators(view, role.repository, name)) - {role.name}
+    return others | {role.name} if delegates(payload).covers(name) else others
+
+
 def _delegated_by(view: View, repository: str, role: str) -> set[str]:
-    """Of bins, the first."""
-    found = view.delegations_by(repository, role)
-    return {Succinct(d.role, d.bit_length).first if d.bit_length else d.role for d in found}
+    """Of bins, those that anybody can tell from the first."""
+    granted = {(d.role, d.bit_length) for d in view.delegations_by(repository, role)}
+    found = {name for name, bit_length in granted if not bit_length}
+    for bins in (Succinct(*each) for each in granted if each[1]):
+        found |= _bins_named(view, repository, bins) | {*view.delegating_bins(repository, bins)}
+    return found
+
+
+def _bins_named(view: View, repository: str, bins: Succinct) -> set[str]:
+    """Other bins that share a name share the first; by name, any may be delegated."""
+    return {bins.first, *view.named_bins(repository, bins)}
 
 
 def _held(

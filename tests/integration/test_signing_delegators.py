@@ -70,6 +70,54 @@ def test_nobody_brings_a_squatter_back(squatter: Author, name: str) -> None:
     assert squatter.sign("alpha", "late", squatter.targets(1)).accepted
 
 
+def bins_of(author: Author, key: str, bit_length: int = 8) -> Signed:
+    listed = {**author.listing(1, key), "bit_length": bit_length, "name_prefix": "bin"}
+    return {"keys": author.key_objects(key), "succinct_roles": listed}
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("squatting", ["bin-00", "bin-7f"])
+def test_nobody_brings_squatting_bins_back(world: World, squatting: str, below: bool) -> None:
+    """Any of them may have delegated a name; directly, or as the bins of a role that comes back."""
+    author = active_author(world)
+    author.keys |= {name: make_key(world, name) for name in ("bins", "sly", "alpha", "other", "m")}
+    kept, middle = {"other": (1, ["other"])}, {"middle": (1, ["m"])}
+    binned = author.targets(1, delegations=bins_of(author, "bins"))
+    if below:
+        author.sign("targets", "targets", author.delegating(2, **kept, **middle))
+        author.sign("m", "middle", binned)
+    else:
+        author.sign("targets", "targets", {**binned, "version": 2})
+    author.sign("bins", squatting, author.delegating(1, late=(1, ["sly"])))
+    author.sign("targets", "targets", author.delegating(3, **kept))
+    author.sign("targets", "targets", author.delegating(4, **kept, late=(1, ["alpha"])))
+    back = author.delegating(1, **middle) if below else binned
+    with pytest.raises(KeydError, match="its metadata delegates 'late', as another role does"):
+        author.sign("other", "other", back)
+    assert author.sign("alpha", "late", author.targets(1)).accepted
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_squatter_comes_back_where_the_same_version_gives_its_name_up(
+    squatter: Author, kept: bool
+) -> None:
+    """Targets itself delegates `late`; only what it delegates from now on counts."""
+    late = {"late": (1, ["alpha"])} if kept else {}
+    both = squatter.delegating(5, other=(1, ["other"]), **late, mallory=(1, ["mallory"]))
+    if kept:
+        with pytest.raises(KeydError, match="its metadata delegates 'late', as another role does"):
+            squatter.sign("targets", "targets", both)
+    else:
+        assert squatter.sign("targets", "targets", both).accepted
+
+
+def test_a_squatter_and_its_name_do_not_come_in_one_version(squatter: Author) -> None:
+    squatter.sign("targets", "targets", squatter.targets(5))
+    both = squatter.delegating(6, mallory=(1, ["mallory"]), late=(1, ["alpha"]))
+    with pytest.raises(KeydError, match="its metadata delegates 'late', as another role does"):
+        squatter.sign("targets", "targets", both)
+
+
 def waiting_squatter(author: Author, *, dropped: bool) -> Signed:
     """Mallory's metadata, which lacks a signature by m2; targets delegates its `late` by now."""
     names = ("m1", "m2", "sly", "alpha", "other")
@@ -156,11 +204,6 @@ def test_a_judgement_that_left_a_delegator_out_rests_on_everything(
     squatter.sign("snapshot", "snapshot", squatter.snapshot(2, targets=4))
     assert not world.ledger.read(lambda view: still_holds(view, "demo", before["late"]))
     assert world.ledger.read(lambda view: still_holds(view, "demo", before["other"]))
-
-
-def bins_of(author: Author, key: str, bit_length: int = 8) -> Signed:
-    listed = {**author.listing(1, key), "bit_length": bit_length, "name_prefix": "bin"}
-    return {"keys": author.key_objects(key), "succinct_roles": listed}
 
 
 @pytest.mark.parametrize(
