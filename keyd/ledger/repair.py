@@ -163,9 +163,10 @@ class _Repair:
     def _raised(
         self, refusal: Refusal | None, raise_to: Mapping[tuple[str, str], int]
     ) -> Iterator[Raised]:
-        wanted = {}
+        wanted, rebound = {}, set()
         for gap in () if refusal is None else refusal.gaps:
             if gap.ledger_version >= gap.mark.version:
+                rebound.add(gap.mark._replace(digest=""))
                 yield Raised(gap.mark, gap.mark.version - 1)
             else:
                 wanted[gap.mark.repository, gap.mark.role] = gap.mark
@@ -174,7 +175,8 @@ class _Repair:
         for (repository, role), mark in sorted(wanted.items()):
             before = self._reached(repository, role, mark.epoch)
             if mark.version > before:
-                yield Raised(mark, before - self._pending(mark, before))
+                below = mark._replace(version=before, digest="")
+                yield Raised(mark, before - (below not in rebound and self._pending(below)))
 
     def _waiting(self, listed: set[Mark]) -> Iterator[Raised]:
         """What else waits for signatures: it may have been voided and published otherwise since.
@@ -193,12 +195,12 @@ class _Repair:
             if mark not in listed and not ended and not kept:
                 yield Raised(mark, mark.version - 1)
 
-    def _pending(self, mark: Mark, version: int) -> bool:
+    def _pending(self, mark: Mark) -> bool:
         """Whether the version below the lost ones waits for signatures.
 
         It may have been voided and used for another payload since: that is lost as well.
         """
-        held = self._view.reservation(mark.repository, mark.role, mark.epoch, version)
+        held = self._view.reservation(mark.repository, mark.role, mark.epoch, mark.version)
         return held is not None and held.state is not ReservationState.ACCEPTED
 
     def _named(

@@ -100,6 +100,28 @@ def test_a_repair_keeps_the_payload_that_the_anchor_saw(
     ledger.close()
 
 
+def test_a_mark_is_raised_by_hand_above_a_version_with_another_payload(
+    home: Home, tmp_path: Path
+) -> None:
+    ledger = home.open()
+    first = ledger.transact(reserve(6))
+    backup(home.state, tmp_path / "backup.db")
+    ledger.transact(void(first))
+    second = sign(ledger, 6, salt="second")
+    ledger.close()
+    put_back(home, tmp_path / "backup.db")
+    raised = [str(rise) for rise in fix(home, {(REPOSITORY, "targets"): 9}).raised]
+    assert raised == [
+        f"demo/targets epoch 0: 5 -> 6 {second.digest}",
+        "demo/targets epoch 0: 6 -> 9",
+    ]
+    assert lost_of(home) == [(6, 6, second.digest), (7, 9, "")]
+    ledger = home.open()
+    assert isinstance(refused(ledger, complete(first)), Equivocation)
+    sign(ledger, 10)
+    ledger.close()
+
+
 def test_a_repair_that_was_cut_short_can_be_repeated(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
