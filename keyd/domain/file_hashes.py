@@ -1,7 +1,8 @@
 """Hashes of files as metadata states them (TUF 4.4 to 4.6).
 
 A client checks every hash that is listed, so one that it cannot compute keeps it from the file.
-These are what python-tuf computes everywhere; its others no other client knows.
+These are what python-tuf computes everywhere; its others depend on its host, and few other clients
+know them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def what_is_wrong(algorithm: str) -> str:
     """What to do about a value that `is_hash` denies."""
     if algorithm in HASH_DIGITS:
         return f"write {HASH_DIGITS[algorithm]} lower-case hexadecimal digits"
-    return f"clients cannot compute this hash and refuse the file: use {', '.join(STRONG)}"
+    known = ", ".join(STRONG)
+    return f"not every client can compute this hash, and then it refuses the file: use {known}"
 
 
 def hashes_of(content: bytes) -> dict[str, str]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keyd.domain.delegations import Scope, scope_of
-from keyd.domain.file_hashes import STRONG, is_hash, what_is_wrong
+from keyd.domain.file_hashes import HASH_DIGITS, STRONG, is_hash, what_is_wrong
 from keyd.domain.pointer import TOP, Path
 from keyd.domain.rules.delegating import check_delegations
-from keyd.domain.rules.objections import invalid, refused
+from keyd.domain.rules.objections import graded, invalid, refused
 from keyd.domain.trust import Question, RepositoryView, RoleView
 from keyd.errors import Finding
 
@@ -32,11 +32,18 @@ def check_targets(question: Question, view: RepositoryView) -> Iterator[Finding]
         yield refused("G2", "TARGET_OUTSIDE_DELEGATION", _TARGETS, message)
         scopes = None
     covers = None if scopes is None else _coverage(role.name, scopes)
+    foreign: dict[str, Path] = {}
     for path, target in targets.items():
         yield from _check_target(path, target)
+        for algorithm in target["hashes"].keys() - HASH_DIGITS.keys():
+            foreign.setdefault(algorithm, (((_TARGETS, path), "hashes"), algorithm))
         if covers is not None and not covers(path):
             message = f"no delegation of {role.name!r} covers this path: clients ignore it"
             yield refused("G2", "TARGET_OUTSIDE_DELEGATION", (_TARGETS, path), message)
+    # Once for each, so that they do not crowd out the rest.
+    for algorithm, where in sorted(foreign.items()):
+        message = what_is_wrong(algorithm)
+        yield graded(view.imported, "G1", "TARGET_HASH_INVALID", where, message)
     yield from check_delegations(question, view)
 
 
@@ -66,7 +73,7 @@ def _check_hashes(path: str, hashes: Mapping[str, str]) -> list[Finding]:
     for algorithm, value in hashes.items():
         if is_hash(algorithm, value):
             allowed = allowed or algorithm in STRONG
-        else:
+        elif algorithm in HASH_DIGITS:
             where = (((_TARGETS, path), "hashes"), algorithm)
             wrong = what_is_wrong(algorithm)
             findings.append(invalid("G1", "TARGET_HASH_INVALID", where, wrong))

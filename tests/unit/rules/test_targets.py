@@ -22,6 +22,7 @@ from tests.unit.rules.world import (
     target,
     targets,
     view,
+    warnings,
 )
 
 Delegator = tuple[str, Payload]
@@ -57,6 +58,32 @@ def test_g1_points_at_the_hash() -> None:
     judgement = ask(targets(1, "a/b.txt"), view("targets"), bend=put(f"{ENTRY}/hashes/sha512", "0"))
     assert judgement.findings[0].pointer == "/targets/a~1b.txt/hashes/sha512"
     assert judgement.findings[0].malformed
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_g1_imported_repositories_may_have_hashes_that_not_every_client_computes(
+    imported: bool,
+) -> None:
+    """Each algorithm is told once: thousands of entries would crowd out all other warnings."""
+    good, entries = {"sha256": SHA256}, targets(1, "a", "b", "c")
+    entries["targets"]["a"]["hashes"] = {**good, "md5": "0a" * 16}
+    entries["targets"]["b"]["hashes"] = {**good, "sha1": "0a" * 20, "md5": "0b" * 16}
+    judgement = ask(entries, view("targets", imported=imported))
+    expected = ["TARGET_HASH_INVALID"] * 2
+    assert (warnings if imported else refusals)(judgement) == expected
+    assert [found.pointer for found in judgement.findings] == [
+        "/targets/a/hashes/md5",
+        "/targets/b/hashes/sha1",
+    ]
+    assert "not every client can compute this hash" in judgement.findings[0].message
+
+
+@pytest.mark.parametrize("hashes", [{"md5": "0a" * 16}, {"sha256": SHA256, "sha512": "0a"}])
+def test_g1_imported_repositories_have_one_good_hash_and_no_bad_one(hashes: Signed) -> None:
+    judgement = ask(
+        targets(1, "a/b.txt"), view("targets", imported=True), bend=put(f"{ENTRY}/hashes", hashes)
+    )
+    assert refusals(judgement) == ["TARGET_HASH_INVALID"]
 
 
 @pytest.mark.parametrize(
