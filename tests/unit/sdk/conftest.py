@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from keyd_client import Client
+from tests.unit.sdk.scene import BEFORE, Scene
 from tests.unit.sdk.scripted_daemon import ScriptedDaemon
 
 
@@ -33,3 +34,10 @@ def profile_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KEYD_PROFILE_DIR", str(directory))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return directory
+
+
+@pytest.fixture
+def scene(daemon: ScriptedDaemon, tmp_path: Path) -> Scene:
+    scene = Scene(daemon, tmp_path / "repository")
+    scene.publish(*BEFORE)
+    return scene
