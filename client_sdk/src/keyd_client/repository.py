@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -262,10 +262,9 @@ class KeydRepository(Repository):
             staged = self._staged.setdefault(file.role, [])
             staged.append(_Staged(file.version, file.content, imported=True))
         try:
-            self._release(replaced=judged.lowered)
+            self._release(judged.lowered)
         finally:
             self._staged.clear()
-        self._store.withdraw_above(judged.lowered)
         self._client.rotations.confirm_published(rotation)
 
     # --- signing --------------------------------------------------------------------------------
@@ -365,9 +364,16 @@ class KeydRepository(Repository):
         for staged in fresh.values():
             staged.imported = True
 
-    def _release(self, replaced: Collection[str] = ()) -> None:
-        """Write what is staged in an order that no client can mind (TUF 6.3.1 to 6.3.3)."""
-        last = (Snapshot.type, Root.type, Timestamp.type)
+    def _release(self, lowered: Mapping[str, int] | None = None) -> None:
+        """Write what is staged in an order that no client can mind (TUF 6.3.1 to 6.3.3).
+
+        Where versions are `lowered`, root comes last: should this be cut short, whoever publishes
+        next has no new keys until nothing is left that could be signed with them by mistake. A
+        client that sees but one of root and timestamp keeps what it has, whichever it is.
+        """
+        last = [Snapshot.type, Root.type, Timestamp.type]
+        if lowered:
+            last = [Snapshot.type, Timestamp.type, Root.type]
         order = sorted(self._staged, key=lambda role: last.index(role) if role in last else -1)
         self._store.publish(
             [
@@ -375,6 +381,6 @@ class KeydRepository(Repository):
                 for role in order
                 for staged in self._staged[role]
             ],
-            replaced=replaced,
+            lowered=lowered,
         )
         self._staged.clear()

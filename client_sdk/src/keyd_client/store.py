@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from keyd_client.errors import AlreadyExists, InvalidRequest
@@ -43,51 +43,63 @@ class RepositoryStore:
             return None
 
     def publish(
-        self, files: Sequence[tuple[str, int, bytes]], *, replaced: Collection[str] = ()
+        self,
+        files: Sequence[tuple[str, int, bytes]],
+        *,
+        lowered: Mapping[str, int] | None = None,
     ) -> None:
         """Publish (role, version, content) in this order, at once as far as a disk allows.
 
         Every file is on the disk under a temporary name before the first gets its own, so that
         clients and a crash find at most a moment between two names. Raises: AlreadyExists if a
-        version has other content; then nothing is published. Roles that are `replaced`, which
-        root never is, get the new content instead: a recovery has made the other one void.
+        version has other content; then nothing is published. Roles that a recovery has `lowered`,
+        which root never is, get the new content instead, and end at the versions given there:
+        those above are void, and taken away before timestamp and root get their names.
 
-        Until the timestamp is there, clients that come by the old one find a replaced file with
-        another hash than they look for, or with a signature of keys that they do not know yet. They
-        refuse it and keep what they have, as they do with a file that is missing. A crash leaves
-        them there until this is repeated: which files have their names already does not matter.
+        Until all is there, clients that come by the old timestamp find a lowered role's file
+        missing, with another hash than they look for, or with a signature of keys that they do not
+        know yet. They refuse it and keep what they have. A crash leaves them there until this is
+        repeated: which files have their names already does not matter.
         """
-        fresh = [file for file in files if not self._is_published(*file, replaced)]
+        ends = lowered or {}
+        fresh = [file for file in files if not self._is_published(*file, ends)]
         written: list[tuple[str, int, Path]] = []
         try:
             for role, version, content in fresh:
                 written.append((role, version, _write_beside(self._path(role, version), content)))
-            for role, version, temporary in written:
-                _name(temporary, self._path(role, version))
+            last = [file for file in written if file[0] in (_TIMESTAMP, _ROOT)]
+            self._name_all(file for file in written if file not in last)
+            self._withdraw_above(ends)
+            self._name_all(last)
         except BaseException:
             for _, _, temporary in written:
                 temporary.unlink(missing_ok=True)
             raise
         _flush(self.metadata)
-        for role, version, _ in written:
+
+    def _name_all(self, written: Iterable[tuple[str, int, Path]]) -> None:
+        for role, version, temporary in written:
+            _name(temporary, self._path(role, version))
             if role != _TIMESTAMP:
                 self._saw(role, version)
 
     def _is_published(
-        self, role: str, version: int, content: bytes, replaced: Collection[str]
+        self, role: str, version: int, content: bytes, lowered: Collection[str]
     ) -> bool:
         """Whether the file is there. Raises: AlreadyExists if its version has other content."""
         path = self._path(role, version)
         if role == _TIMESTAMP or not path.exists():
             return False
         if path.read_bytes() != content:
-            if role in replaced and role != _ROOT:
+            if role in lowered and role != _ROOT:
                 return False
             raise AlreadyExists("FILE_EXISTS", f"{path} is published with other content: keep it")
         return True
 
-    def withdraw_above(self, newest: Mapping[str, int]) -> None:
-        """Take away versions above these: a recovery has made them void. Never of root."""
+    def _withdraw_above(self, newest: Mapping[str, int]) -> None:
+        """Take away versions above these, for good when this returns. Never of root."""
+        if not newest:
+            return
         for path in self.metadata.iterdir():
             match = _VERSIONED.fullmatch(path.name)
             role, number = (match[2], int(match[1])) if match else ("", 0)

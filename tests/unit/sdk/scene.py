@@ -24,10 +24,12 @@ from tuf.api.metadata import (
 
 from keyd_client import KeydRepository, errors
 from keyd_protos.v1 import rotations_pb2 as pb
+from keyd_protos.v1.keys_pb2 import GetKeyRequest, ListKeysResponse
+from keyd_protos.v1.repositories_pb2 import ImportedFile, ImportMetadataResponse
 from tests.unit.sdk.scripted_daemon import ScriptedDaemon
 
 ONLINE = ("timestamp", "snapshot", "targets")
-NAMES = ("root", *ONLINE, "team", "timestamp-new", "snapshot-new", "bins")
+NAMES = ("root", *ONLINE, "team", "timestamp-new", "snapshot-new", "targets-new", "bins")
 KEYS = {name: CryptoSigner.generate_ed25519() for name in NAMES}
 DAY = timedelta(days=1)
 File = tuple[str, int, bytes]
@@ -47,7 +49,7 @@ def root(version: int, by: str = "root", **keys: str) -> bytes:
     return sign(payload, by)
 
 
-def targets(version: int, note: str = "") -> bytes:
+def targets(version: int, note: str = "", by: str = "targets") -> bytes:
     """Delegates to the team, and to two roles that share a key."""
     keys: dict[str, Key] = {
         KEYS[name].public_key.keyid: KEYS[name].public_key for name in ("team", "bins")
@@ -58,7 +60,7 @@ def targets(version: int, note: str = "") -> bytes:
         roles[name] = DelegatedRole(name, [bins], 1, False, paths=[f"{name}/*"])
     payload = Targets(version=version, delegations=Delegations(keys, roles))
     payload.unrecognized_fields["note"] = note
-    return sign(payload, "targets")
+    return sign(payload, by)
 
 
 def listed(version: int, content: bytes) -> MetaFile:
@@ -119,8 +121,22 @@ class Scene:
             "ConfirmPublished": self._confirm,
         }
 
+    def repository(self) -> KeydRepository:
+        return KeydRepository(self.directory, self.daemon.profile, "demo")
+
     def apply(self, **more: Any) -> None:
-        KeydRepository(self.directory, self.daemon.profile, "demo").apply("r-1", **more)
+        self.repository().apply("r-1", **more)
+
+    def hold(self, *keys: str) -> None:
+        """The daemon signs with these keys, and records what it is told of files."""
+        self.daemon.signers |= {name: KEYS[name] for name in keys}
+        held = [self.daemon.get_key(GetKeyRequest(name=name)).key for name in keys]
+        self.daemon.answers |= {
+            "ListKeys": lambda _: ListKeysResponse(keys=held),
+            "ImportMetadata": lambda request: ImportMetadataResponse(
+                files=[ImportedFile(role=file.role, recorded=True) for file in request.files]
+            ),
+        }
 
     def _confirm(self, request: Any) -> pb.ConfirmPublishedResponse:
         self.confirmed.append(request.rotation)

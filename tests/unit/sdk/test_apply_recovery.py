@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tuf.api.exceptions import RepositoryError
 from tuf.ngclient import Updater
 
 from keyd_client import errors, store
+from keyd_client.api.rotations import Rotations
+from keyd_protos.v1.signing_pb2 import SignMetadataRequest
 from tests.published import Published
 from tests.unit.sdk.scene import (
     BEFORE,
@@ -18,6 +22,7 @@ from tests.unit.sdk.scene import (
     File,
     Scene,
     refuses,
+    root,
     snapshot,
     targets,
     timestamp,
@@ -84,34 +89,43 @@ def overwrite(scene: Scene) -> None:
     scene.publish(("targets", 4, targets(4, "a thief's")))
 
 
-@pytest.mark.parametrize("cut", range(5))
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Until this ends, publishing dies before the step after so many names, removals and words."""
+    done = 0
+
+    def dying(act: Callable[..., Any]) -> Callable[..., Any]:
+        def act_or_die(path: Any, *rest: Any, **more: Any) -> Any:
+            nonlocal done
+            if act is not unlink or not path.name.startswith(".keyd-"):
+                if done == step:
+                    raise SystemExit("killed")
+                done += 1
+            return act(path, *rest, **more)
+
+        return act_or_die
+
+    unlink = Path.unlink
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_name", dying(store._name))
+        patch.setattr(Path, "unlink", dying(unlink))
+        patch.setattr(Rotations, "confirm_published", dying(Rotations.confirm_published))
+        yield
+
+
+@pytest.mark.parametrize("cut", range(6))
 def test_a_recovery_replaces_what_a_thief_published_under_its_number(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
-    """Killed before each of four names, and after the last: it is repeated, and clients go on."""
+    """Killed at each of six steps, and repeated: clients go on."""
     overwrite(scene)
     assert visit(scene, tmp_path / "client") == 900
     scene.release(*recovery(), kind="FAST_FORWARD")
-    real, named = store._name, 0
-
-    def name(temporary: Path, path: Path) -> None:
-        nonlocal named
-        if named == cut:
-            raise SystemExit("killed")
-        named += 1
-        real(temporary, path)
-
-    def withdraw(*_: object) -> None:
-        raise SystemExit("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "_name", name)
-        patch.setattr(store.RepositoryStore, "withdraw_above", withdraw)
-        with pytest.raises(SystemExit):
-            scene.apply(lower={"targets": 4})
+    with killed_at(cut, monkeypatch), pytest.raises(SystemExit):
+        scene.apply(lower={"targets": 4})
     # Whoever comes meanwhile keeps what it has.
     with suppress(RepositoryError):
-        assert visit(scene, tmp_path / "client") == (4 if cut == 4 else 900)
+        assert visit(scene, tmp_path / "client") == (4 if cut == 5 else 900)
     scene.apply(lower={"targets": 4})
     assert scene.files["4.targets.json"] == NEXT
     assert "900.targets.json" not in scene.files
@@ -119,12 +133,48 @@ def test_a_recovery_replaces_what_a_thief_published_under_its_number(
     assert visit(scene, tmp_path / "fresh") == 4
 
 
+NEW = {"targets": "targets-new", "snapshot": "snapshot-new", "timestamp": "timestamp-new"}
+ALL_LOWER = dict.fromkeys(NEW, 4)
+
+
+def take_all(scene: Scene) -> None:
+    """A thief with all online keys published from here; the daemon holds the new ones alone."""
+    stolen = targets(900, "THIEF")
+    high = snapshot(900, {**LISTED, "targets": (900, stolen)})
+    scene.publish(("targets", 900, stolen), ("snapshot", 900, high))
+    scene.publish(("timestamp", 900, timestamp(900, 900, high)))
+    good = targets(4, "good", "targets-new")
+    low = snapshot(4, {**LISTED, "targets": (4, good)}, "snapshot-new")
+    of_all = timestamp(4, 4, low, "timestamp-new")
+    files: list[File] = [("targets", 4, good), ("snapshot", 4, low), ("root", 3, root(3, **NEW))]
+    scene.release(*files, ("timestamp", 4, of_all), kind="FAST_FORWARD")
+    scene.hold(*NEW.values(), "bins")
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_whoever_publishes_after_a_cut_takes_up_nothing_of_a_thief(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """An hourly job comes between a recovery that was killed and its repetition."""
+    take_all(scene)
+    with killed_at(cut, monkeypatch), pytest.raises(SystemExit):
+        scene.apply(lower=ALL_LOWER)
+    with suppress(errors.KeydClientError):
+        scene.repository().publish()
+    asked = [r.metadata.payload for r in scene.daemon.of(SignMetadataRequest)]
+    assert not [payload for payload in asked if b"THIEF" in payload or b'"version":90' in payload]
+    scene.apply(lower=ALL_LOWER)
+    assert visit(scene, tmp_path / "client") == 4
+    assert not [name for name in scene.files if name.startswith("90")]
+
+
 def test_only_lowered_roles_are_replaced_and_root_never(tmp_path: Path) -> None:
     files = store.RepositoryStore(tmp_path)
     files.publish([("root", 1, b"one"), ("targets", 1, b"one"), ("snapshot", 1, b"one")])
+    lowered = {"targets": 1, "root": 1}
     for role in ("root", "snapshot"):
         with pytest.raises(errors.AlreadyExists, match="FILE_EXISTS"):
-            files.publish([("targets", 1, b"two"), (role, 1, b"two")], replaced={"targets", "root"})
+            files.publish([("targets", 1, b"two"), (role, 1, b"two")], lowered=lowered)
         assert files.read("targets") == b"one"
-    files.publish([("targets", 1, b"two")], replaced={"targets"})
+    files.publish([("targets", 1, b"two")], lowered={"targets": 1})
     assert files.read("targets") == b"two"
