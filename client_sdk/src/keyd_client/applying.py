@@ -8,7 +8,7 @@ neither break the published repository with files that were genuine once, nor ta
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -50,12 +50,16 @@ class _Brought:
 
 @dataclass(frozen=True)
 class _Whole:
-    """The repository as it will be: published files with those of the rotation laid over them."""
+    """The repository as it will be: published files with those of the rotation laid over them.
+
+    `settled`: those who hold the keys of the rotation's last root publish under it already.
+    """
 
     published: Published
     brought: Mapping[str, _Brought]
     root: Root
     lower: Mapping[str, int]
+    settled: bool
     before: Mapping[str, MetaFile] = field(default_factory=dict)
 
     def content(self, role: str, version: int = 0) -> bytes | None:
@@ -70,6 +74,7 @@ def judge(
 ) -> Judged:
     """Judge all files of a rotation; versions of roles in `lower` may go down to those given there.
 
+    That is for numbers that the new keys did not make: once they publish, nothing goes down.
     Raises: AnswerMismatch (a file is not what it is called), InvalidRequest (ROOT_NOT_LOWERED,
     ROLE_UNKNOWN), PolicyViolation (ROTATION_OVERTAKEN, ROTATION_FILES_EXPIRED,
     ROTATION_UNFIT, THRESHOLD_NOT_REACHED).
@@ -82,7 +87,9 @@ def judge(
         if others.setdefault(each.file.role, each) is not each:
             raise AnswerMismatch("ECHO_MISMATCH", f"{each.file.role} comes twice: {_REPORT}")
     root, fresh = _walk(published, roots)
-    fresh += [each for each in others.values() if not _is_here(published, each, lower)]
+    settled = bool(roots) and not fresh and _is_vouched_for(published, root)
+    whole = _Whole(published, others, root, {} if settled else lower, settled)
+    fresh += [each for each in others.values() if not _is_here(whole, each)]
     # A root's version cannot be skipped, and the next root mends one that has expired.
     for each in fresh:
         if each.file.role != Root.type and each.metadata.signed.is_expired(now):
@@ -90,11 +97,9 @@ def judge(
                 "ROTATION_FILES_EXPIRED",
                 f"clients would refuse {_words(each)}, which has expired: {_GO_ON}",
             )
-    ends = _check_whole(_Whole(published, others, root, lower))
-    for role in lower:
-        if role not in ends:
-            raise InvalidRequest("ROLE_UNKNOWN", f"there is no {role} that could be lowered")
-    return Judged([each.file for each in fresh], {role: ends[role] for role in lower})
+    ends = _check_whole(whole)
+    _check_ends(whole, ends)
+    return Judged([each.file for each in fresh], {role: ends[role] for role in whole.lower})
 
 
 def _read(files: Sequence[RotationFile], *, only_root: bool) -> Iterator[_Brought]:
@@ -152,27 +157,62 @@ def _same(content: bytes, each: _Brought) -> bool:
     return bool(signed == each.metadata.signed_bytes)
 
 
-def _is_here(published: Published, each: _Brought, lower: Mapping[str, int]) -> bool:
+def _is_vouched_for(published: Published, root: Root) -> bool:
+    """Whether timestamp and snapshot are the work of these keys; a recovery may leave one as is."""
+    timestamp = published.read(Timestamp.type)
+    if timestamp is None:
+        return False
+    first = _parsed(timestamp, "the published timestamp")
+    snapshot = published.read(Snapshot.type, first.signed.snapshot_meta.version)
+    if snapshot is None:
+        return False
+    both = (first, _parsed(snapshot, "the published snapshot"))
+    return all(
+        root.get_verification_result(each.signed.type, each.signed_bytes, each.signatures)
+        for each in both
+    )
+
+
+def _is_here(whole: _Whole, each: _Brought) -> bool:
     """Whether a file is published already. Raises: PolicyViolation (ROTATION_OVERTAKEN)."""
     role, version = each.file.role, each.file.version
-    if role in lower:
-        _check_not_below(role, version, lower[role], "is the least that it may go down to")
-        return published.read(role, version) == each.file.content
-    newest = published.read(role)
+    if role in whole.lower:
+        return whole.published.read(role, version) == each.file.content
+    newest = whole.published.read(role)
     if newest is None or newest == each.file.content:
         return newest is not None
     highest = _parsed(newest, f"the published {role}").signed.version
-    _check_not_below(role, version, highest + 1, f"must be next, as {highest} is published")
+    _check_not_below(whole, role, version, highest + 1, f"{highest} is published")
     return False
 
 
-def _check_not_below(role: str, version: int, least: int, why: str) -> None:
-    if version < least:
-        raise PolicyViolation(
-            "ROTATION_OVERTAKEN",
-            f"the rotation has {role} {version}, and {least} {why}: {_GO_ON}; of a recovery that "
-            "lowers versions, name them: apply(…, lower={role: version})",
+def _check_not_below(whole: _Whole, role: str, version: int, least: int, found: str) -> None:
+    """Only what the caller lowers goes back; how far, `_check_ends` looks."""
+    if version >= least or role in whole.lower:
+        return
+    if whole.settled:
+        way = f"and the new keys are in use: {_GO_ON}"
+    else:
+        way = (
+            f"if that is yours, {_GO_ON}; if it is a thief's, name {role} with its version in the "
+            "plan in apply(…, lower={…})"
         )
+    raise PolicyViolation(
+        "ROTATION_OVERTAKEN", f"the rotation has {role} {version}, but {found}; {way}"
+    )
+
+
+def _check_ends(whole: _Whole, ends: Mapping[str, int]) -> None:
+    """Lowered roles are there, and not below what the caller lets them go down to."""
+    for role, least in whole.lower.items():
+        if role not in ends:
+            raise InvalidRequest("ROLE_UNKNOWN", f"there is no {role} that could be lowered")
+        if ends[role] < least:
+            raise PolicyViolation(
+                "ROTATION_OVERTAKEN",
+                f"the rotation has {role} {ends[role]}, and `lower` lets it go down to {least} "
+                "only: compare with the plan",
+            )
 
 
 def _check_whole(whole: _Whole) -> dict[str, int]:
@@ -184,7 +224,7 @@ def _check_whole(whole: _Whole) -> dict[str, int]:
     timestamp = _parsed(content, "the published timestamp")
     _check_signed(whole.root, Timestamp.type, timestamp)
     before = _published_snapshot(whole, timestamp.signed.snapshot_meta)
-    whole = _Whole(whole.published, whole.brought, whole.root, whole.lower, before)
+    whole = replace(whole, before=before)
     snapshot = _listed(whole, Snapshot.type, timestamp.signed.snapshot_meta)
     if snapshot is None:
         raise PolicyViolation("ROTATION_UNFIT", "the timestamp's snapshot is not here")
@@ -202,8 +242,8 @@ def _published_snapshot(whole: _Whole, listed: MetaFile) -> Mapping[str, MetaFil
     if here is None:
         return {}
     before = _parsed(here, "the published timestamp").signed.snapshot_meta
-    least = whole.lower.get(Snapshot.type, before.version)
-    _check_not_below(Snapshot.type, listed.version, least, "must be in the timestamp")
+    found = f"the published timestamp lists {before.version}"
+    _check_not_below(whole, Snapshot.type, listed.version, before.version, found)
     content = whole.published.read(Snapshot.type, before.version)
     entries = _parsed(content, "the published snapshot").signed.meta if content else {}
     return {**entries, f"{Snapshot.type}.json": before}
@@ -216,9 +256,8 @@ def _check_entries(whole: _Whole, snapshot: Snapshot) -> None:
         if role == Snapshot.type:
             continue
         if name in snapshot.meta:
-            least = whole.lower.get(role, before.version)
-            why = "must be in the snapshot"
-            _check_not_below(role, snapshot.meta[name].version, least, why)
+            found = f"the published snapshot lists {before.version}"
+            _check_not_below(whole, role, snapshot.meta[name].version, before.version, found)
         elif Snapshot.type not in whole.lower:
             raise PolicyViolation("ROTATION_UNFIT", f"the snapshot does not list {role} any more")
 

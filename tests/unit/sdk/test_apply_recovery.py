@@ -168,6 +168,45 @@ def test_whoever_publishes_after_a_cut_takes_up_nothing_of_a_thief(
     assert not [name for name in scene.files if name.startswith("90")]
 
 
+def test_what_the_new_keys_have_published_does_not_go_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon was not told; an hourly job goes on; then the recovery is repeated as it was."""
+    take_all(scene)
+    with killed_at(6, monkeypatch), pytest.raises(SystemExit):
+        scene.apply(lower=ALL_LOWER)
+    assert "3.root.json" in scene.files
+    repository = scene.repository()
+    with repository.edit_targets():
+        pass
+    repository.publish()
+    before = scene.files
+    assert "5.targets.json" in before
+    with pytest.raises(
+        errors.PolicyViolation, match=r"5 is published; and the new keys"
+    ) as refused:
+        scene.apply(lower=ALL_LOWER)
+    assert refused.value.reason == "ROTATION_OVERTAKEN"
+    assert "lower" not in refused.value.message
+    assert (scene.files, scene.confirmed) == (before, [])
+
+
+def test_a_new_root_that_came_first_settles_nothing(scene: Scene) -> None:
+    """Published by hand, of a recovery that leaves the timestamp's key as it is."""
+    drive_up(scene)
+    content = snapshot(4, {**LISTED, "targets": (4, NEXT)}, "snapshot-new")
+    files: list[File] = [("targets", 4, NEXT), ("snapshot", 4, content)]
+    files += [
+        ("root", 3, root(3, snapshot="snapshot-new")),
+        ("timestamp", 4, timestamp(4, 4, content)),
+    ]
+    scene.release(*files, kind="FAST_FORWARD")
+    scene.publish(files[2])
+    scene.apply(lower={"targets": 4})
+    assert "900.targets.json" not in scene.files
+    assert scene.confirmed == ["r-1"]
+
+
 def test_only_lowered_roles_are_replaced_and_root_never(tmp_path: Path) -> None:
     files = store.RepositoryStore(tmp_path)
     files.publish([("root", 1, b"one"), ("targets", 1, b"one"), ("snapshot", 1, b"one")])
