@@ -23,7 +23,7 @@ from keyd.domain.officers import OfficerKey, OfficerKeyKind
 from keyd.domain.records import PinAttempt, TokenIdentity
 from keyd.domain.token_uri import parse_token_uri
 from keyd.domain.tokens import FoundKey, SignItem, TokenState
-from keyd.errors import BackendUnavailable, InvalidRequest
+from keyd.errors import BackendUnavailable, DeadlineExceeded, InvalidRequest, PinRejected
 
 _NAME = "officer"
 _START_S = 20.0
@@ -142,6 +142,15 @@ def _unlock(token: WorkerToken, pin_fd: int | None, address: str) -> None:
     pin = _pin(pin_fd, address)
     try:
         token.unlock(pin, _SIGN_S)
+    except DeadlineExceeded as error:
+        if error.details.get("outcome") == "NOT_STARTED":
+            raise
+        # Not "try again", neither in words nor as exit code: that would present the PIN once more.
+        raise PinRejected(
+            "PIN_OUTCOME_UNKNOWN",
+            "the token did not answer in time, and the PIN may have been tried: look with its "
+            "vendor's tool how many tries are left before you enter it again",
+        ) from error
     finally:
         pin[:] = bytes(len(pin))
 
