@@ -144,7 +144,7 @@ class DeadlineExceeded(KeydClientError):
 
 
 class OutcomeUnknown(KeydClientError):
-    """Time ran out in a call that must not just be repeated: look what became of it first."""
+    """A call that must not just be repeated may have been carried out: look before another one."""
 
 
 class Exhausted(KeydClientError):

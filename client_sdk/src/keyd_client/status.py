@@ -25,7 +25,6 @@ M = TypeVar("M", bound=Message)
 _DOMAIN = "keyd"
 _DETAILS = "grpc-status-details-bin"
 _TRIED = "failed to connect to all addresses; last error: "
-_SAFE = "repeating the same call is safe"
 _UNSAFE = "it may have been carried out: look before you call again"
 _FURTHER = re.compile(r" \(and \d+ more findings?\)$")
 _BY_CODE: Mapping[int, type[KeydClientError]] = {
@@ -104,11 +103,14 @@ def _findings(status: Status) -> Iterator[Finding]:
 
 def once_only(error: KeydClientError) -> KeydClientError:
     """What an error means in a call that may have done its work and must not do it twice."""
-    timed_out = isinstance(error, errors.DeadlineExceeded)
-    if not timed_out or error.details.get("outcome") == "NOT_STARTED":
+    outcome = error.details.get("outcome", "")
+    if not outcome and isinstance(error, errors.DeadlineExceeded):
+        outcome = "UNKNOWN_RECORDED"
+    if outcome != "UNKNOWN_RECORDED":
         return error
-    message = error.message.replace(_SAFE, _UNSAFE)
-    return errors.OutcomeUnknown(error.reason, message, details=error.details)
+    # What follows the fact is advice for calls that may be repeated.
+    fact = error.message.partition("; ")[0]
+    return errors.OutcomeUnknown(error.reason, f"{fact}; {_UNSAFE}", details=error.details)
 
 
 def _unpack(status: Status, kind: type[M]) -> Iterator[M]:
@@ -136,7 +138,7 @@ def _plain(code: grpc.StatusCode, text: str, target: str, timeout_s: float) -> K
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(
             "DEADLINE_EXCEEDED",
-            f"no answer from {target} within {timeout_s:g} s; {_SAFE}",
+            f"no answer from {target} within {timeout_s:g} s; repeating the same call is safe",
         )
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.DaemonFault(

@@ -16,7 +16,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from keyd.backends import calls, refusals
+from keyd.errors import KeydError
 from keyd.rpc.limits import CHANNEL_OPTIONS
+from keyd.rpc.status import code_of
 from keyd_client import Client, Profile, channel, errors
 from keyd_client.channel import ONCE_ONLY, STREAMS
 from keyd_client.status import once_only
@@ -172,10 +175,41 @@ def test_a_pin_without_an_answer_is_not_to_be_tried_again(
 
 
 @pytest.mark.parametrize("outcome", ["NOT_STARTED", "UNKNOWN_RECORDED"])
-def test_what_was_not_begun_may_be_repeated(outcome: str) -> None:
-    late = errors.DeadlineExceeded("TOKEN_DEADLINE", "too late", details={"outcome": outcome})
-    kind = errors.DeadlineExceeded if outcome == "NOT_STARTED" else errors.OutcomeUnknown
-    assert type(once_only(late)) is kind
+@pytest.mark.parametrize("kind", [errors.DeadlineExceeded, errors.BackendUnavailable])
+def test_what_was_not_begun_may_be_repeated(
+    outcome: str, kind: type[errors.KeydClientError]
+) -> None:
+    late = kind("TOKEN_DEADLINE", "too late", details={"outcome": outcome})
+    meant = kind if outcome == "NOT_STARTED" else errors.OutcomeUnknown
+    assert type(once_only(late)) is meant
+
+
+@pytest.mark.parametrize(
+    ("said", "fact"),
+    [
+        (calls.unknown_outcome(), "the token did not answer in time"),
+        (refusals.worker_ended("hsm"), "the worker of token hsm ended during the request"),
+        (calls.unlock_unanswered("hsm"), "the PIN may have been tried"),
+    ],
+)
+def test_what_may_have_been_done_is_told_as_such_in_the_daemons_words(
+    client: Client, daemon: ScriptedDaemon, said: KeydError, fact: str
+) -> None:
+    """Advice for calls that may be repeated is left out, whatever class it comes with."""
+
+    def refuse(request: object) -> object:
+        raise Refusal(
+            code_of(said), said.reason, said.message, retry_s=1, outcome=said.details["outcome"]
+        )
+
+    daemon.answers["DestroyKey"] = refuse
+    with pytest.raises(errors.OutcomeUnknown) as raised:
+        client.keys.destroy("root-1")
+    assert raised.value.reason == said.reason
+    assert fact in raised.value.message
+    assert raised.value.message.endswith("may have been carried out: look before you call again")
+    assert "retry" not in raised.value.message
+    assert raised.value.retry_after_s is None
 
 
 def test_a_restarted_daemon_is_found_again(socket_dir: Path) -> None:
