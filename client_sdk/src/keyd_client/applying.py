@@ -194,8 +194,8 @@ def _check_not_below(whole: _Whole, role: str, version: int, least: int, found: 
         way = f"and the new keys are in use: {_GO_ON}"
     else:
         way = (
-            f"if that is yours, {_GO_ON}; if it is a thief's, name {role} with its version in the "
-            "plan in apply(…, lower={…})"
+            f"if that is yours, {_GO_ON}; if it is a thief's, name {role} in apply(…, lower="
+            "{…}), with the version of the plan or of your last good file"
         )
     raise PolicyViolation(
         "ROTATION_OVERTAKEN", f"the rotation has {role} {version}, but {found}; {way}"

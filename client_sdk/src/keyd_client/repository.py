@@ -246,9 +246,10 @@ class KeydRepository(Repository):
 
         Fetches them, judges them as clients do that know the files here or only the root, and
         writes them; after a failure it may be called again. Nothing goes back, whatever the daemon
-        says, but the roles of a fast-forward recovery that `lower` names, and not below the
-        versions given there: those of its plan. Once the new keys publish, nothing goes back at
-        all. Edits that are not published yet are refused.
+        says, but the roles that `lower` names, and not below the versions given there. Name those
+        whose published number, or number in the published timestamp or snapshot, is a thief's, be
+        it an emergency or a recovery, with the version of the plan or of the last good file. Once
+        the new keys publish, nothing goes back. Edits that are not published yet are refused.
         Raises: PolicyViolation (THRESHOLD_NOT_REACHED, ROTATION_OVERTAKEN,
         ROTATION_FILES_EXPIRED, ROTATION_UNFIT), AnswerMismatch, InvalidRequest (EDITS_PENDING,
         ROOT_NOT_LOWERED, ROLE_UNKNOWN), AlreadyExists.

@@ -19,6 +19,7 @@ from tests.unit.sdk.scene import (
     BEFORE,
     LISTED,
     NEW_ROOT,
+    SNAPSHOT,
     File,
     Scene,
     refuses,
@@ -166,6 +167,27 @@ def test_whoever_publishes_after_a_cut_takes_up_nothing_of_a_thief(
     scene.apply(lower=ALL_LOWER)
     assert visit(scene, tmp_path / "client") == 4
     assert not [name for name in scene.files if name.startswith("90")]
+
+
+def test_an_emergency_goes_below_a_thiefs_numbers_where_its_caller_names_them(
+    scene: Scene,
+) -> None:
+    """Whoever has the timestamp's key can list a snapshot that is nowhere."""
+    high = 2**31 - 1
+    scene.publish(("timestamp", high, timestamp(high, high, b"none")))
+    new = timestamp(4, 3, SNAPSHOT, "timestamp-new")
+    scene.release(("root", 3, root(3, timestamp="timestamp-new")), ("timestamp", 4, new))
+    before = scene.files
+    for lower, role in (({}, "timestamp"), ({"timestamp": 4}, "snapshot")):
+        with pytest.raises(errors.PolicyViolation) as refused:
+            scene.apply(lower=lower)
+        assert refused.value.reason == "ROTATION_OVERTAKEN"
+        assert f"if it is a thief's, name {role} in apply(…, lower=" in refused.value.message
+        assert f"{high + 1}" not in refused.value.message
+        assert scene.files == before
+    scene.apply(lower={"timestamp": 4, "snapshot": 3})
+    assert scene.files["timestamp.json"] == new
+    assert scene.confirmed == ["r-1"]
 
 
 def test_what_the_new_keys_have_published_does_not_go_back(
