@@ -97,13 +97,15 @@ def sign_metadata_batch(
     repository = repository or client.profile.repository
     outcomes: list[BatchOutcome] = []  # first what could not even be sent
     jobs: Iterable[_Job] = _jobs(client, items, repository, outcomes)
-    since = time.monotonic()
+    failing_since: float | None = None  # the end of the first pass that brought nothing else
     while jobs:  # an iterator at first, which counts as true; then what is left
         settled = _sent(_Run(client, _chunks(jobs), timeout_s))
         pauses = {job.index: pause for job, outcome in settled if (pause := _pause(outcome))}
         if len(pauses) < len(settled):
-            since = time.monotonic()
-        elif time.monotonic() - since > PATIENCE_S:
+            failing_since = None
+        elif failing_since is None:
+            failing_since = time.monotonic()
+        elif time.monotonic() - failing_since > PATIENCE_S:
             pauses = {}
         outcomes += [outcome for job, outcome in settled if job.index not in pauses]
         jobs = [job for job, _ in settled if job.index in pauses]

@@ -153,6 +153,24 @@ def test_items_that_the_daemon_goes_on_wanting_later_are_given_up(
     assert len(chunk_sizes(daemon)) > 2
 
 
+def test_items_that_fail_after_long_work_are_sent_again_as_well(
+    client: Client, daemon: ScriptedDaemon, signer: KeydSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token's worker was replaced after longer than a client has patience with failures."""
+    recovering(daemon, times=1)
+    answered = daemon.answers["BatchSignMetadata"]
+
+    def slowly(requests: Any) -> Iterator[Any]:
+        threading.Event().wait(0.6)
+        yield from answered(requests)
+
+    monkeypatch.setattr(batch, "PATIENCE_S", 0.3)
+    daemon.answers["BatchSignMetadata"] = slowly
+    (outcome,) = sign_metadata_batch(client, items(signer, metadata(1)), "demo")
+    assert outcome.signature
+    assert chunk_sizes(daemon) == [1, 1]
+
+
 def test_what_is_too_large_is_refused_here_and_the_rest_goes_on(
     client: Client, daemon: ScriptedDaemon, signer: KeydSigner
 ) -> None:
