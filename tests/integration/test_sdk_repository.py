@@ -338,6 +338,21 @@ def test_web_servers_can_read_what_is_made_under_any_umask(tmp_path: Path) -> No
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o2775), (0o077, 0o2755)])
+def test_a_group_keeps_what_folder_and_umask_give_it(tmp_path: Path, umask: int, mode: int) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    before = os.umask(umask)
+    try:
+        files = store.RepositoryStore(shared / "repository")
+        files.write_target("a/b", "0" * 64, b"content")
+    finally:
+        os.umask(before)
+    made = [shared / "repository", files.metadata, files.targets / "a"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [mode] * 3
+
+
 def test_published_versions_are_never_overwritten(tmp_path: Path) -> None:
     files = store.RepositoryStore(tmp_path)
     files.publish([("targets", 1, b"one")])

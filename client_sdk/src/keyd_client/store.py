@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,10 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    folder.chmod(0o755)
+    mode = folder.stat().st_mode
+    # Only added to: what a group may do here is up to the folder above (setgid) and the umask.
+    if mode | 0o555 != mode:
+        folder.chmod(stat.S_IMODE(mode | 0o555))
 
 
 def _write(path: Path, content: bytes | Path) -> None:
