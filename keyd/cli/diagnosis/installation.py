@@ -35,8 +35,14 @@ _PIN_FLAGS = {
 
 def look_at_installation(path: Path, overrides: Mapping[str, str]) -> Iterator[Check]:
     """Everything that a configuration names, if this host has one."""
-    if not path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         yield skipped("configuration", f"no {path} here; name another with --config")
+        return
+    except OSError as error:
+        told = f"this user cannot look at {path}: {error.strerror}"
+        yield failed("configuration", told, "run keyd doctor as the user that keyd runs as")
         return
     try:
         settings = load_settings(path, os.environ, overrides)
