@@ -13,7 +13,7 @@ import click
 from keyd.cli.log_export import download
 from keyd.cli.metadata_files import read_file
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit, progress, say, table
+from keyd.cli.output import emit, plain, progress, say, table
 from keyd.cli.remote import connect, profile_option
 from keyd.cli.reports import show_report
 from keyd.domain import checkpoint as notes
@@ -191,7 +191,7 @@ def checkpoint(*, profile: str, as_json: bool) -> None:
     """Print the newest signed checkpoint (a C2SP signed note), to be kept elsewhere."""
     with connect(profile) as client, progress("signing a checkpoint"):
         signed = client.audit.checkpoint()
-    say(f"verifier key: {signed.verifier_key}")
+    say(f"verifier key: {plain(signed.verifier_key)}")
     emit(as_json, {"checkpoint": as_dict(signed)}, signed.note.rstrip("\n"))
 
 

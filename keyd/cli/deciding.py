@@ -97,7 +97,8 @@ def decided(
     confirm_name(
         case.basis.proposal,
         confirm,
-        f"Compare the words with the other officers. It will be {word} by {statement.officer}.",
+        "Compare the words with the other officers. "
+        f"It will be {word} by {plain(statement.officer)}.",
     )
     with key() as signer:
         if signer.public.kind is OfficerKeyKind.FILE:

@@ -15,7 +15,7 @@ from keyd.cli.diagnosis.host import look_at_host
 from keyd.cli.diagnosis.installation import look_at_installation
 from keyd.cli.exits import Exit
 from keyd.cli.options import config_option, examples, json_option, set_option
-from keyd.cli.output import emit, progress, say
+from keyd.cli.output import emit, plain, progress, say
 from keyd.cli.remote import profile_option
 
 _COLOURS = {
@@ -60,5 +60,5 @@ def _look(config_path: Path, overrides: Mapping[str, str], profile: str) -> Iter
 
 def _line(check: Check) -> str:
     verdict = click.style(f"{check.verdict:<4}", fg=_COLOURS[check.verdict])
-    line = f"{verdict}  {check.name}: {check.message}"
-    return f"{line}\n      fix: {check.fix}" if check.fix else line
+    line = f"{verdict}  {plain(f'{check.name}: {check.message}')}"
+    return f"{line}\n      fix: {plain(check.fix)}" if check.fix else line

@@ -293,7 +293,7 @@ def _show(found: ListOfficersResponse, as_json: bool) -> None:
             each.name,
             label(each, "state"),
             ", ".join(each.groups),
-            ", ".join(map(plain, each.principals)),
+            ", ".join(each.principals),
             ", ".join(
                 f"{one.key_sha256.hex()[:16]} {label(one, 'kind').lower()} {label(one, 'state')}"
                 for one in each.keys
@@ -310,5 +310,5 @@ def _show(found: ListOfficersResponse, as_json: bool) -> None:
         "officers_sha256": found.officers_sha256.hex(),
         "advice": reserve,
     }
-    note = f"note: {reserve}" if reserve else ""
+    note = f"note: {plain(reserve)}" if reserve else ""
     emit(as_json, data, "\n".join(filter(None, (text, rule, note))))

@@ -52,10 +52,10 @@ def say(words: str) -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows in aligned columns below their headers; nothing if there are none."""
+    """Rows in aligned columns below their headers, as `plain` text; nothing if there are none."""
     if not rows:
         return ""
-    cells = [[str(cell) or "-" for cell in row] for row in (headers, *rows)]
+    cells = [[plain(str(cell)) or "-" for cell in row] for row in (headers, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -65,10 +65,20 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def facts(pairs: Mapping[str, object]) -> str:
-    """Names and values, one pair to a line; empty values are left out."""
-    shown = {name: str(value) for name, value in pairs.items() if value not in ("", None)}
+    """Names and `plain` values, one pair to a line; empty values are left out.
+
+    A tuple is several values, one below the other.
+    """
+    shown = {
+        name: [plain(str(each)) for each in (value if isinstance(value, tuple) else (value,))]
+        for name, value in pairs.items()
+        if value not in ("", None, ())
+    }
     width = max((len(name) for name in shown), default=0) + 1
-    return "\n".join(f"{(name + ':').ljust(width)} {value}" for name, value in shown.items())
+    below = "\n" + " " * (width + 1)
+    return "\n".join(
+        f"{(name + ':').ljust(width)} {below.join(lines)}" for name, lines in shown.items()
+    )
 
 
 @contextmanager
@@ -109,10 +119,10 @@ def error_data(error: KeydError | KeydClientError) -> dict[str, Any]:
 
 
 def report(error: KeydError | KeydClientError, as_json: bool) -> None:
-    """Tell why a command failed, with every finding."""
+    """Tell why a command failed, with every finding, in `plain` text: a daemon may have said it."""
     if as_json:
         emit_json({"error": error_data(error)})
-    say(f"{click.style('keyd:', fg='red')} {error.reason}: {error.message}")
+    say(f"{click.style('keyd:', fg='red')} {plain(f'{error.reason}: {error.message}')}")
     for finding in error.findings:
         if finding.message not in error.message:
-            say(f"  {finding.reason} at {finding.pointer or '/'}: {finding.message}")
+            say(plain(f"  {finding.reason} at {finding.pointer or '/'}: {finding.message}"))

@@ -136,9 +136,7 @@ def list_proposals(*, all_states: bool, profile: str, as_json: bool) -> None:
     """List open proposals."""
     with connect(profile) as client, progress("listing proposals"):
         found = list(client.proposals.list(all_states=all_states))
-    rows = [
-        (each.name, standing_words(each), plain(each.words), plain(each.proposer)) for each in found
-    ]
+    rows = [(each.name, standing_words(each), each.words, each.proposer) for each in found]
     headers = ("NAME", "STANDS", "OPERATION", "PROPOSER")
     emit(as_json, {"proposals": dicts(found)}, table(headers, rows))
 
@@ -314,7 +312,7 @@ def propose(client: Client, operation: operations.Operation, as_json: bool) -> N
 
 def show_standing(found: Proposal, as_json: bool) -> None:
     """A proposal in short: what, and who is missing."""
-    head = facts({"name": found.name, "operation": plain(found.words)})
+    head = facts({"name": found.name, "operation": found.words})
     emit(as_json, {"proposal": as_dict(found)}, f"{head}\n{_standing_text(found)}")
 
 
@@ -341,7 +339,7 @@ def _standing_text(found: Proposal) -> str:
                 f"{plain(rule.words)} ({plain(rule.rule.name)})" for rule in found.rules
             ),
             "said": ", ".join(said),
-            "proposer": plain(found.officer or found.proposer),
+            "proposer": found.officer or found.proposer,
             "expires": found.expire_time.ToJsonString(),
         }
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from keyd.cli.output import say
+from keyd.cli.output import plain, say
 from keyd_client import Client
 from keyd_client import profile as profiles
 from keyd_client.errors import ProfileError
@@ -53,7 +53,7 @@ def dicts(messages: Iterable[Any]) -> list[dict[str, Any]]:
 def say_finding(finding: Finding) -> None:
     """One finding of the daemon's on stderr, and whether it refuses."""
     kind = "refused" if finding.refuses else "warning"
-    say(f"{kind}: {finding.reason} at {finding.pointer or '/'}: {finding.message}")
+    say(plain(f"{kind}: {finding.reason} at {finding.pointer or '/'}: {finding.message}"))
 
 
 def confirm_name(name: str, given: str | None, consequence: str) -> None:
@@ -64,7 +64,7 @@ def confirm_name(name: str, given: str | None, consequence: str) -> None:
     if given is None:
         click.echo(consequence, err=True)
         if not os.isatty(0):
-            raise click.UsageError(f"this cannot be undone: add --confirm {name}")
+            raise click.UsageError(f"this cannot be undone: add --confirm {plain(name)}")
         given = click.prompt("Type the name to go on", err=True)
     if given != name:
-        raise click.UsageError(f"{given!r} is not {name!r}: nothing was done")
+        raise click.UsageError(f"{given!a} is not {name!a}: nothing was done")

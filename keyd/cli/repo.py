@@ -10,7 +10,7 @@ import click
 from keyd.cli.exits import Exit
 from keyd.cli.metadata_files import read_file, role_of
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit, facts, progress, say, table
+from keyd.cli.output import emit, facts, plain, progress, say, table
 from keyd.cli.remote import comment_option, connect, dicts, profile_option, say_finding
 from keyd_client.messages import GetRepositoryStateResponse, RoleRules, RoleState, as_dict, label
 
@@ -160,7 +160,7 @@ def _state(found: GetRepositoryStateResponse) -> str:
         for role in found.roles
     ]
     headers = ("ROLE", "TRUSTED", "NEXT", "EXPIRES", "PENDING")
-    first = f"{found.repository.name}: {label(found.repository, 'stage')}"
+    first = f"{plain(found.repository.name)}: {label(found.repository, 'stage')}"
     return f"{first}\n{table(headers, rows)}".rstrip()
 
 
@@ -258,7 +258,8 @@ def import_files(*, files: tuple[str, ...], repository: str, profile: str, as_js
         imported = client.repositories.import_metadata(contents, repository)
     for one in imported:
         for finding in one.findings:
-            say(f"{one.role}: {finding.reason} at {finding.pointer or '/'}: {finding.message}")
+            where = f"{one.role}: {finding.reason} at {finding.pointer or '/'}"
+            say(plain(f"{where}: {finding.message}"))
     rows = [
         (i.role, i.version, "yes" if i.recorded else "NO", "yes" if i.raised_mark else "no")
         for i in imported

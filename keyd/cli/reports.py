@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from keyd.cli.exits import Exit
-from keyd.cli.output import emit, facts, say
+from keyd.cli.output import emit, facts, plain, say
 from keyd.ledger.verification.report import Report
 
 
 def show_report(report: Report, as_json: bool, more: Mapping[str, str | int] | None = None) -> Exit:
     """Print every flaw and all counts; `more` are further members. Returns DONE if it is sound."""
     for flaw in report.flaws:
-        say(str(flaw))
+        say(plain(str(flaw)))
     counted = {**asdict(report), **(more or {}), "root": report.root.hex()}
     shown = {name.replace("_", " "): value for name, value in counted.items() if name != "flaws"}
     if report.unverified:

@@ -125,9 +125,7 @@ def status(*, name: str, repository: str, profile: str, as_json: bool) -> None:
     with connect(profile) as client:
         if not name:
             found = list(client.rotations.list(repository or client.profile.repository))
-            rows = [
-                (plain(r.name), label(r, "kind"), label(r, "state"), plain(r.next)) for r in found
-            ]
+            rows = [(r.name, label(r, "kind"), label(r, "state"), r.next) for r in found]
             headers = ("NAME", "KIND", "STATE", "NEXT")
             emit(as_json, {"rotations": dicts(found)}, table(headers, rows))
             return
@@ -201,8 +199,7 @@ def files(*, name: str, output: Path | None, published: bool, profile: str, as_j
         path.write_bytes(file.content)
         rows.append((path.name, file.content_sha256.hex()))
     listed = [{"file": path, "sha256": digest} for path, digest in rows]
-    shown = [(plain(path), digest) for path, digest in rows]
-    emit(as_json, {"files": listed}, table(("FILE", "SHA-256"), shown))
+    emit(as_json, {"files": listed}, table(("FILE", "SHA-256"), rows))
 
 
 def _file_name(role: str, version: int) -> str:
@@ -251,7 +248,7 @@ def _go_on(client: Client, name: str, as_json: bool) -> int:
 
 def _rotation(found: Rotation) -> str:
     rows = [
-        (place, "done" if step.done else "", plain(step.text), plain("; ".join(step.missing)))
+        (place, "done" if step.done else "", step.text, "; ".join(step.missing))
         for place, step in enumerate(found.steps, 1)
     ]
     name, repository = plain(found.name), plain(found.repository)
@@ -268,8 +265,8 @@ def _exposed(found: PlanRotationResponse | GetRotationResponse) -> list[str]:
         return []
     rows = [
         (
-            plain(one.key),
-            plain(one.role),
+            one.key,
+            one.role,
             one.version,
             "yes" if one.accepted else "no",
             one.log_index,

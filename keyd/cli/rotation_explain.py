@@ -12,7 +12,7 @@ import click
 from keyd.cli.exits import Exit
 from keyd.cli.metadata_files import read_file
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit
+from keyd.cli.output import emit, plain
 from keyd.cli.rotation_plan import is_refused, plan_data, plan_table, say_findings
 from keyd.domain import metadata_file
 from keyd.domain.metadata_file import MetadataFile
@@ -60,7 +60,7 @@ def _root(path: Path) -> tuple[MetadataFile, bytes]:
     try:
         found = metadata_file.read(content)
     except InvalidRequest as error:
-        raise click.UsageError(f"{path}: {error.reason}: {error.message}") from error
+        raise click.UsageError(f"{path}: {error.reason}: {plain(error.message)}") from error
     if found.payload.signed["_type"] != "root":
         raise click.UsageError(f"{path} is no root: give two root files, the older one first")
     return found, content

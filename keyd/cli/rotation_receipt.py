@@ -75,7 +75,7 @@ def receipt(
 
 
 def _words(found: GetReceiptResponse, file: Path) -> str:
-    rows = [(plain(keyid), plain(holder)) for keyid, holder in sorted(found.wanted.items())]
+    rows = [(keyid, holder) for keyid, holder in sorted(found.wanted.items())]
     words = f"{plain(found.role)} {found.version}: sign the bytes of {file}"
     return f"{words}\n{table(('KEY ID', 'HELD BY'), rows)}".rstrip()
 

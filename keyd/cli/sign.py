@@ -10,7 +10,7 @@ import click
 from keyd.cli.exits import Exit
 from keyd.cli.metadata_files import Document, read_document, read_file, write_file
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit, facts, progress, say
+from keyd.cli.output import emit, facts, plain, progress, say
 from keyd.cli.remote import connect, dicts, profile_option, say_finding
 from keyd_client import Client
 from keyd_client.messages import CheckMetadataResponse, MetadataSignature, as_dict
@@ -129,7 +129,7 @@ def _ask(client: Client, document: Document, key: str, repository: str) -> bytes
         return b""
     say("This root changes:")
     for line in checked.change:
-        say(f"  {line}")
+        say(f"  {plain(line)}")
     click.confirm(f"Sign it with {key}?", abort=True, err=True)
     return checked.change_sha256
 
@@ -140,7 +140,8 @@ def _words(document: Document, made: list[MetadataSignature], target: Path) -> s
     last = made[-1]
     missing = last.missing_signatures
     standing = "accepted" if last.accepted else f"{missing} more signatures needed"
-    return f"{target}: {last.repository}/{last.role} version {last.version}, {standing}"
+    role = plain(f"{last.repository}/{last.role}")
+    return f"{target}: {role} version {last.version}, {standing}"
 
 
 @click.command(
@@ -190,7 +191,7 @@ def _verdict(checked: CheckMetadataResponse) -> str:
             "repository": checked.repository,
             "role": checked.role,
             "next version": checked.next_version,
-            "change": "\n               ".join(checked.change),
+            "change": tuple(checked.change),
             "change digest": checked.change_sha256.hex(),
             "payload SHA-256": checked.payload_sha256.hex(),
         }

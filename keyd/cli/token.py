@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from keyd.cli.options import examples, json_option
-from keyd.cli.output import emit, emit_json, facts, progress, say, table
+from keyd.cli.output import emit, emit_json, facts, plain, progress, say, table
 from keyd.cli.pins import read_pin, typed_pin
 from keyd.cli.remote import comment_option, connect, dicts, profile_option
 from keyd_client.messages import Token, WatchTokensResponse, as_dict, label
@@ -135,7 +135,9 @@ def watch(*, seconds: float | None, profile: str, as_json: bool) -> None:
                 kind = label(event, "kind")
                 when = event.event_time.ToJsonString()
                 state = label(found, "state")
-                click.echo(f"{when}  {kind:<13}  {found.name}  {state}  {found.detail}")
+                click.echo(
+                    f"{when}  {kind:<13}  {plain(found.name)}  {state}  {plain(found.detail)}"
+                )
 
 
 def _events(stream: Iterator[WatchTokensResponse]) -> Iterator[WatchTokensResponse]:
