@@ -26,7 +26,8 @@ def listed(
 ) -> Iterator[T]:
     """All items; `fetch` gets the page that `request`, whose token this sets, asks for.
 
-    Raises: AnswerMismatch (LIST_ENDLESS) where a page leads nowhere new.
+    Raises: AnswerMismatch (LIST_ENDLESS) where a page leads nowhere new. A daemon that makes up new
+    items for ever is not found out: whoever must not depend on it stops reading.
     """
     seen = {request.page_token}
     while True:
