@@ -191,7 +191,7 @@ def _check_not_below(whole: _Whole, role: str, version: int, least: int, found: 
     if version >= least or role in whole.lower:
         return
     if whole.settled:
-        way = f"and the new keys are in use: {_GO_ON}"
+        way = f"and the new keys are in use: {_GO_ON}, or take away a thief's file that is left"
     else:
         way = (
             f"if that is yours, {_GO_ON}; if it is a thief's, name {role} in apply(…, lower="

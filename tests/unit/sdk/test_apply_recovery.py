@@ -135,6 +135,7 @@ def test_a_recovery_replaces_what_a_thief_published_under_its_number(
 
 
 NEW = {"targets": "targets-new", "snapshot": "snapshot-new", "timestamp": "timestamp-new"}
+ALL_NEW = root(3, **NEW)
 ALL_LOWER = dict.fromkeys(NEW, 4)
 
 
@@ -144,12 +145,17 @@ def take_all(scene: Scene) -> None:
     high = snapshot(900, {**LISTED, "targets": (900, stolen)})
     scene.publish(("targets", 900, stolen), ("snapshot", 900, high))
     scene.publish(("timestamp", 900, timestamp(900, 900, high)))
-    good = targets(4, "good", "targets-new")
-    low = snapshot(4, {**LISTED, "targets": (4, good)}, "snapshot-new")
-    of_all = timestamp(4, 4, low, "timestamp-new")
-    files: list[File] = [("targets", 4, good), ("snapshot", 4, low), ("root", 3, root(3, **NEW))]
-    scene.release(*files, ("timestamp", 4, of_all), kind="FAST_FORWARD")
+    scene.release(*vouched(4), kind="FAST_FORWARD")
     scene.hold(*NEW.values(), "bins")
+
+
+def vouched(version: int, **more: tuple[int, bytes]) -> list[File]:
+    """The owner's files by the new keys; the snapshot lists `more`."""
+    good = targets(version, "good", "targets-new")
+    low = snapshot(version, {**LISTED, **more, "targets": (version, good)}, "snapshot-new")
+    of_all = timestamp(version, version, low, "timestamp-new")
+    files: list[File] = [("targets", version, good), ("snapshot", version, low)]
+    return [*files, ("root", 3, ALL_NEW), ("timestamp", version, of_all)]
 
 
 @pytest.mark.parametrize("cut", range(6))
@@ -211,6 +217,12 @@ def test_what_the_new_keys_have_published_does_not_go_back(
     assert refused.value.reason == "ROTATION_OVERTAKEN"
     assert "lower" not in refused.value.message
     assert (scene.files, scene.confirmed) == (before, [])
+    # What `keyd rotate continue` makes of it goes out by the same call.
+    bins = {name: (1, before[f"1.{name}.json"]) for name in ("bin-0", "bin-1")}
+    scene.release(*vouched(6, **bins), kind="FAST_FORWARD")
+    scene.apply(lower=ALL_LOWER)
+    assert {"4.targets.json", "5.targets.json", "6.targets.json"} <= set(scene.files)
+    assert scene.confirmed == ["r-1"]
 
 
 def test_a_new_root_that_came_first_settles_nothing(scene: Scene) -> None:
