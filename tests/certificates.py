@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,15 @@ CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 Validity = tuple[timedelta, timedelta]
 _NOW_FOR_A_DAY: Validity = timedelta(minutes=-5), timedelta(days=1)
+
+
+# What `cryptography` will not read: an extension of an authority's certificate (OID, content), and
+# bytes of the DER to replace by others. The signature no longer fits; nobody checks it.
+UNREADABLE = {
+    "an extension twice": ("2.5.29.99", "3000", "0603551d63", "0603551d13"),
+    "version 4": ("2.5.29.99", "3000", "a003020102", "a003020103"),
+    "an ediPartyName": ("2.5.29.17", "3008a506a1040c026161", "", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,17 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
         signed = builder.sign(self._key, hashes.SHA256())
         self.certificate = signed.public_bytes(Encoding.PEM)
+
+    def unreadable(self, why: str) -> bytes:
+        """A certificate of this authority that is like none: `why` is one of UNREADABLE."""
+        oid, content, old, new = UNREADABLE[why]
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), bytes.fromhex(content))
+        builder = _builder(self._name, self._name, self._key.public_key(), _NOW_FOR_A_DAY)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        builder = builder.add_extension(extension, False)
+        der = builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
+        body = base64.encodebytes(der.replace(bytes.fromhex(old), bytes.fromhex(new), 1))
+        return b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
 
     def server(self, host: str = "localhost") -> Issued:
         """For a server on this host."""

@@ -220,6 +220,9 @@ def _reload(daemon: _Daemon) -> None:
         daemon.policy.replace(policy)
     except KeydError as error:
         _log.error("reload_refused", reason=error.reason, message=error.message)
+    # A fault of keyd's own is no reason to end a daemon that serves.
+    except Exception:  # noqa: BLE001
+        _log.exception("reload_refused", reason="INTERNAL")
     else:
         _log.info("reloaded", policy=policy.revision, policy_changed=changed)
     systemd.notify("READY=1")

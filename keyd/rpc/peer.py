@@ -16,6 +16,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from keyd.domain.policy import principal_name
 from keyd.errors import Unauthenticated
 
+# What `cryptography` raises for a certificate or key that it cannot read; not all are ValueErrors.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 # SPIFFE ID specification, section 2: lower-case trust domain, path segments without escapes, at
 # most 2048 bytes.
 _SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}(?:/[A-Za-z0-9._-]+)*")
@@ -66,7 +75,7 @@ def _read(pem: bytes) -> Peer:
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         uris, hosts = _names(certificate)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise Unauthenticated(
             "CERTIFICATE_UNREADABLE",
             "the client certificate has a key or an extension that keyd cannot read; get another",

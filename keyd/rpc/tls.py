@@ -9,7 +9,6 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from keyd import trusted_paths
 from keyd.rpc.options import CannotListen, TcpListener
+from keyd.rpc.peer import UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _read(listener: TcpListener) -> _Files:
     )
     try:
         is_pair, are_authorities = _is_pair(files), _are_authorities(files)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         names = f"{listener.certificate}, {listener.key} or {listener.client_ca}"
         words = "is not in PEM form, damaged, of an unknown kind, or the key is encrypted"
         raise _bad(names, words) from error
@@ -116,8 +116,12 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 def _secret(path: Path) -> bytes:
     data = _bytes(path)
-    if not trusted_paths.is_private(path):
-        mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        private, mode = trusted_paths.is_private(path), stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        # Whoever renews it may have taken it away for a moment.
+        raise _unreadable(path, error) from error
+    if not private:
         raise _bad(path, f"has mode {mode:04o}, so others can reach the private key; chmod 0600")
     return data
 
@@ -128,7 +132,11 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _bad(path, f"cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CannotListen:
+    return _bad(path, f"cannot be read: {error.strerror}")
 
 
 def _bad(path: Path | str, why: str) -> CannotListen:

@@ -11,6 +11,7 @@ import pytest
 
 from keyd.domain.officers import OfficerSet
 from keyd.rpc.convert_officers import officers_out
+from tests.certificates import UNREADABLE
 from tests.daemon import Installation
 from tests.officers import person
 from tests.tls_sites import Target, TlsSite
@@ -60,13 +61,18 @@ def test_a_policy_that_is_refused_leaves_the_certificates(target: Target) -> Non
     assert shown(target) == stored(target) != before
 
 
-def test_certificates_that_are_refused_leave_the_policy(target: Target) -> None:
+@pytest.mark.parametrize("why", ["another certificate's key", *UNREADABLE])
+def test_certificates_that_are_refused_leave_the_policy(target: Target, why: str) -> None:
     target.installation.policy.write_text(target.installation.policy.read_text() + "# later\n")
-    (target.site.folder / "server.key").write_bytes(target.site.authority.server().key)
+    if why in UNREADABLE:
+        (target.site.folder / "ca.pem").write_bytes(target.site.authority.unreadable(why))
+    else:
+        (target.site.folder / "server.key").write_bytes(target.site.authority.server().key)
     target.daemon.send(signal.SIGHUP)
     assert target.daemon.wait_for("reload_refused")["reason"] == "TLS_FILES"
     loaded = [one for one in target.daemon.events() if one["event"] == "reloaded"]
     assert not loaded
+    (target.site.folder / "ca.pem").write_bytes(target.site.authority.certificate)
     target.site.renew()
     target.daemon.send(signal.SIGHUP)
     assert target.daemon.wait_for("reloaded")["policy_changed"] is True

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from keyd.errors import Unauthenticated
 from keyd.rpc.peer import peer_of
-from tests.certificates import Authority
+from tests.certificates import UNREADABLE, Authority
 
 CI = "spiffe://example.org/ci"
 
@@ -94,6 +94,12 @@ def test_no_or_several_certificates(authority: Authority) -> None:
 def test_unreadable_certificate() -> None:
     with pytest.raises(Unauthenticated, match="CERTIFICATE_UNREADABLE"):
         peer_of([b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+
+
+@pytest.mark.parametrize("why", UNREADABLE)
+def test_certificate_that_the_library_refuses(authority: Authority, why: str) -> None:
+    with pytest.raises(Unauthenticated, match="CERTIFICATE_UNREADABLE"):
+        peer_of([authority.unreadable(why)])
 
 
 def test_fingerprint_and_serial(authority: Authority) -> None:

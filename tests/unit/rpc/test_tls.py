@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from keyd import trusted_paths
 from keyd.rpc.options import CannotListen, TcpListener
 from keyd.rpc.tls import ServerTLS
-from tests.certificates import Authority
+from tests.certificates import UNREADABLE, Authority
 
 
 @pytest.fixture
@@ -51,6 +52,31 @@ def test_a_key_on_an_unknown_curve(listener: TcpListener) -> None:
 def test_an_authority_with_a_damaged_extension(listener: TcpListener) -> None:
     altered(listener.client_ca, "30060101ff020100", "300601010f020100")
     assert "damaged" in refusal(listener)
+
+
+@pytest.mark.parametrize("why", UNREADABLE)
+def test_an_authority_that_cannot_be_read(listener: TcpListener, why: str) -> None:
+    listener.client_ca.write_bytes(Authority().unreadable(why))
+    assert "damaged" in refusal(listener)
+
+
+def test_a_certificate_of_an_unknown_version(listener: TcpListener) -> None:
+    altered(listener.certificate, "a003020102", "a003020103")
+    assert "damaged" in refusal(listener)
+
+
+def test_a_key_that_goes_while_it_is_read(
+    listener: TcpListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever renews it may make it anew in between."""
+    judge = trusted_paths.is_private
+
+    def go_and_judge(path: Path) -> bool:
+        path.unlink()
+        return judge(path)
+
+    monkeypatch.setattr(trusted_paths, "is_private", go_and_judge)
+    assert "server.key cannot be read" in refusal(listener)
 
 
 def test_another_certificates_key(listener: TcpListener) -> None:
