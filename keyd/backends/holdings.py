@@ -114,7 +114,16 @@ class Holdings:
         self._sort_out()
 
     def _test(self, keys: Sequence[Key]) -> None:
-        self._aside = self._aside.tested(keys, self._ask.self_check(keys))
+        refused = self._ask.self_check(keys)
+        doubtful = [
+            key for key in keys if key.name in refused and not of_one_key(refused[key.name])
+        ]
+        if len(refused) < len(keys) and doubtful:
+            # Another key signs: the token may have come to itself in between.
+            again = self._ask.self_check(doubtful)
+            names = {key.name for key in doubtful}
+            refused = {name: why for name, why in refused.items() if name not in names} | again
+        self._aside = self._aside.tested(keys, refused)
 
     def _sort_out(self) -> None:
         """Conclude from the last stock and the keys set aside who may sign, and tell it."""
@@ -175,6 +184,12 @@ class Holdings:
             self.check_canary()
         else:
             self._ask.probe()
+
+    def check_set_aside(self, now: float) -> None:
+        """One look at a busy token: only whether keys that were set aside sign again."""
+        if self._aside.failures and now >= self._stock_due:
+            self._test(self._aside.to_test(self._stock.present))
+            self._sort_out()
 
     def check_all(self) -> None:
         """A signature and the keys, after a request failed.

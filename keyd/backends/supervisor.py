@@ -218,7 +218,7 @@ class Supervisor:
                 self._on_trouble(message.code)
             case Recheck() if self._board.status.state is TokenState.ONLINE:
                 self.holdings.expire()
-                self._look_after()
+                self._look_after(self.holdings.check_what_is_due)
             case None:
                 self._look()
 
@@ -234,15 +234,15 @@ class Supervisor:
         if self._board.status.state is not TokenState.ONLINE:
             self._bring_up()
         elif self.queue.idle():
-            self._look_after()
+            self._look_after(self.holdings.check_what_is_due)
         else:
             # Who signs needs no probe.
-            self._due = time.monotonic() + self._config.probe_interval_s
+            self._look_after(self.holdings.check_set_aside)
 
-    def _look_after(self) -> None:
+    def _look_after(self, check: Callable[[float], None]) -> None:
         now = time.monotonic()
         self._due = now + self._config.probe_interval_s
-        problem = self._problem_of(lambda: self.holdings.check_what_is_due(now))
+        problem = self._problem_of(lambda: check(now))
         if problem is not None:
             self._recover(words_for(problem))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from keyd.backends.queue import RequestQueue
 from keyd.backends.token import WorkerToken
 from keyd.domain.keys import Key
 from keyd.domain.public_keys import verify
@@ -310,3 +311,21 @@ def test_two_swapped_keys_keep_no_other_key_from_signing(
         for key in keys:
             sign_one(token, key)
     assert shim.calls("C_Login") == 2
+
+
+def test_a_key_that_signs_again_is_used_again_under_load(
+    shim: Shim, journal: MemoryTokenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that is never empty when it is looked at leaves no key set aside."""
+    with running(shim.config(), journal=journal) as fleet:
+        keys = [make_key(fleet.get("test"), journal) for _ in range(3)]
+    one, other, _ = sorted(keys, key=lambda key: key.name)
+    tamper(shim.token, "swap", one, other)
+    monkeypatch.setattr(RequestQueue, "idle", lambda _: False)
+    with running(shim.config(**OFTEN), journal=journal) as fleet:
+        token = fleet.get("test")
+        assert set(token.status().missing_keys) == {one.name, other.name}
+        tamper(shim.token, "swap", one, other)
+        wait_until(lambda: token.status().missing_keys == (), "the keys to be tested again")
+        for key in keys:
+            sign_one(token, key)

@@ -34,12 +34,16 @@ class Clock:
 
 
 class Token:
-    """In place of the dialogue: shows every key, refuses by those of `refusing`, counts tests."""
+    """In place of the dialogue: shows every key, refuses by those of `refusing`, counts tests.
+
+    The next `failing` tests fail, whichever key is tested.
+    """
 
     def __init__(self) -> None:
         self.found: list[FoundKey] = []
         self.refusing: dict[str, Failure] = {}
         self.tested: list[str] = []
+        self.failing = 0
 
     def inventory(self) -> tuple[FoundKey, ...]:
         return tuple(self.found)
@@ -48,7 +52,13 @@ class Token:
 
     def self_check(self, keys: Sequence[Key]) -> dict[str, Failure]:
         self.tested += [key.name for key in keys]
-        return {key.name: self.refusing[key.name] for key in keys if key.name in self.refusing}
+        return {key.name: why for key in keys if (why := self._refusal(key.name))}
+
+    def _refusal(self, name: str) -> Failure | None:
+        if self.failing:
+            self.failing -= 1
+            return FAILED
+        return self.refusing.get(name)
 
 
 class Rig:
@@ -94,10 +104,14 @@ def rig() -> Rig:
     return Rig()
 
 
-@pytest.mark.parametrize("why", [BROKEN, DISABLED, FAILED])
-def test_a_key_that_does_not_sign_at_the_start_stays_aside(rig: Rig, why: Failure) -> None:
+@pytest.mark.parametrize(
+    ("why", "tested"), [(BROKEN, "abcb"), (DISABLED, "abcb"), (FAILED, "abcab")]
+)
+def test_a_key_that_does_not_sign_at_the_start_stays_aside(
+    rig: Rig, why: Failure, tested: str
+) -> None:
     rig.token.refusing["a"] = why
-    assert rig.look() == "abcb"
+    assert rig.look() == tested
     for _ in range(3):
         assert rig.look() == "ab"
         assert rig.unusable() == "a"
@@ -126,12 +140,39 @@ def test_a_key_that_fails_after_a_recovery_is_told_from_a_failing_token(rig: Rig
     rig.look()
     rig.token.refusing["a"] = FAILED
     rig.holdings.test_all_again()
-    assert rig.look() == "abcb"
+    assert rig.look() == "abcab"
     assert rig.unusable() == "a"
     rig.token.refusing.update(b=FAILED, c=FAILED)
     rig.holdings.test_all_again()
     with pytest.raises(WorkerRefused):
         rig.look()
+
+
+def test_a_token_that_comes_to_itself_while_it_is_tested_loses_no_key(rig: Rig) -> None:
+    rig.look()
+    rig.token.failing = 1 + 2
+    with pytest.raises(WorkerRefused):
+        rig.holdings.check_canary()
+    rig.holdings.test_all_again()
+    assert rig.look() == "abcaba"
+    assert rig.unusable() == ""
+
+
+def test_a_busy_token_is_asked_by_keys_set_aside_alone(rig: Rig) -> None:
+    def look(after_s: float) -> str:
+        rig.token.tested.clear()
+        rig.holdings.check_set_aside(time.monotonic() + after_s)
+        return "".join(rig.token.tested)
+
+    rig.look()
+    assert look(100) == ""
+    rig.token.refusing["b"] = FAILED
+    rig.holdings.test_all_again()
+    rig.look()
+    assert (look(0), look(3)) == ("", "b")
+    del rig.token.refusing["b"]
+    assert look(3) == "b"
+    assert rig.unusable() == ""
 
 
 def test_keys_that_all_refuse_for_their_own_sake_leave_a_token_that_works(rig: Rig) -> None:
