@@ -58,6 +58,7 @@ class Holdings:
         self._shows_keys = False
         self._was_foreign = False
         self._all_missing = False
+        self._some_signed = False
         self._canary_due = self._stock_due = 0.0
 
     def check_identity(self, opened: Opened) -> None:
@@ -137,6 +138,18 @@ class Holdings:
         self._board.describe(
             lambda status: replace(status, strays=able.strays, missing_keys=able.missing_keys)
         )
+        self._notice_silence()
+
+    def _notice_silence(self) -> None:
+        """A token that was asked while it booted refuses every key, as if each were at fault.
+
+        Once, a new login is worth it. Raises: WorkerRefused.
+        """
+        signed, self._some_signed = self._some_signed, self._canary is not None
+        first = canary(self._stock.present)
+        if signed and not self._some_signed and first is not None:
+            self.test_all_again()
+            raise WorkerRefused(self._aside.failures[identity_of(first)])
 
     def _notice_loss(self, registered: list[Key], stock: Reconciled) -> None:
         """After a logout by others a token shows public keys alone, as if all had been deleted.

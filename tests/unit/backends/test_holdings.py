@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from keyd.backends.events import EventBus
 from keyd.backends.holdings import Holdings
 from keyd.backends.reconcile import identity_of
 from keyd.backends.state import StateBoard
-from keyd.domain.keys import Key, Scheme
+from keyd.domain.keys import Key, KeyState, Scheme
 from keyd.domain.tokens import FoundKey
 from keyd.wire.worker_pb2 import Failure
 from tests.fakes import MemoryTokenJournal
@@ -66,6 +67,7 @@ class Rig:
 
     def __init__(self) -> None:
         journal = MemoryTokenJournal()
+        self.registered = journal.registered
         self.token = Token()
         self.board = StateBoard("hsm", Clock(), EventBus())
         config = TokenConfig("hsm", Path("/module.so"), "pkcs11:token=hsm")
@@ -180,3 +182,26 @@ def test_keys_that_all_refuse_for_their_own_sake_leave_a_token_that_works(rig: R
     rig.token.refusing.update(a=BROKEN, b=BROKEN, c=DISABLED)
     assert rig.look() == "abc"
     assert rig.unusable() == "abc"
+
+
+@pytest.mark.parametrize("state", [KeyState.ACTIVE, KeyState.DEACTIVATED])
+def test_keys_that_all_cease_to_sign_are_worth_one_recovery(rig: Rig, state: KeyState) -> None:
+    """As the module refuses all of them that was opened while its token booted."""
+    rig.registered[-1] = replace(rig.registered[-1], state=state)
+    rig.look()
+    rig.token.refusing.update(a=DISABLED, b=DISABLED, c=DISABLED)
+    with pytest.raises(WorkerRefused):
+        rig.holdings.check_canary()
+    rig.token.refusing.clear()
+    assert rig.look() == "abca"
+    assert rig.unusable() == ""
+
+
+def test_keys_that_all_refuse_after_a_recovery_cost_no_second_one(rig: Rig) -> None:
+    rig.look()
+    rig.token.refusing.update(a=DISABLED, b=DISABLED, c=DISABLED)
+    with pytest.raises(WorkerRefused):
+        rig.holdings.check_canary()
+    for _ in range(3):
+        assert rig.look() == "abc"
+        assert rig.unusable() == "abc"
