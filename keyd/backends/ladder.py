@@ -7,6 +7,7 @@ before and after the one login (3) that it may cost.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import structlog
@@ -72,6 +73,15 @@ class Ladder:
                 "PIN_WANTED", f"token {self._config.name} has no pin_source; type its PIN"
             )
         return Login(credential_file=credential)
+
+    def kept_back(self) -> str:
+        """What an operator must know of the configured PIN while the token is logged in.
+
+        "" if there is nothing, or if it cannot be told: that spoils no login that went well.
+        """
+        with contextlib.suppress(KeydError):
+            return self._pins.kept_back(credential_file(self._config, os.environ))
+        return ""
 
     def _open(self) -> Opened:
         if self._link.up:

@@ -89,6 +89,20 @@ class PinRules:
             f"once: keyd token unlock {self._token} --retry-configured"
         )
 
+    def kept_back(self, credential: str | None) -> str:
+        """`barred`, for an operator whose token is logged in by a PIN that was typed.
+
+        "" without a configured PIN. Raises: KeydError.
+        """
+        mark = _file_mark(self._journal.pin_attempt(self._token))
+        if mark is None or credential is None:
+            return ""
+        return (
+            f"the configured PIN {_how_it_ended(mark)} and is kept back; correct its file now, and "
+            "when the token asks for its PIN again (PIN_REQUIRED), have it presented once: "
+            f"keyd token unlock {self._token} --retry-configured"
+        )
+
     def operator_login(self, login: Login, source: str, present: Callable[[Login], None]) -> None:
         """Log in once because an operator asked. Raises: NotReady, KeydError."""
         login.accept_count_low = True

@@ -77,7 +77,6 @@ class Supervisor:
         ask = Dialogue(config, uri, self.queue)
         self.holdings = Holdings(config, journal, ask, board)
         pins = PinRules(config.name, journal, board.now)
-        self._pins = pins
         self._ladder = Ladder(config, self._link, ask, self.holdings, pins)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._quarantined = False
@@ -376,10 +375,12 @@ class Supervisor:
             raise self._refusal()
         # While logged in, C_Login does not even look at the PIN: there is nothing to try.
         if self._board.status.state is TokenState.ONLINE:
-            return replace(self._board.status, detail="logged in already: no PIN was tried")
+            kept_back = self._ladder.kept_back()
+            tried = "logged in already: no PIN was tried" + (kept_back and f"; {kept_back}")
+            return replace(self._board.status, detail=tried)
         stopped = self._bring_up(self._ladder.operator_login(pin))
         if stopped is not None and stopped.reason:
             raise PinRejected(stopped.reason, f"token {self._config.name}: {stopped.detail}")
         if stopped is not None:
             raise self._refusal()
-        return replace(self._board.status, detail=self._pins.barred())
+        return replace(self._board.status, detail=self._ladder.kept_back())

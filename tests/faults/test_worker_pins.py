@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyd.backends.token import WorkerToken
+from keyd.domain.records import PinAttempt
 from keyd.domain.tokens import TokenEventKind, TokenState
 from keyd.errors import BackendUnavailable, DeadlineExceeded, KeydError, PinRejected
 from tests.fakes import MemoryTokenJournal
@@ -82,7 +83,13 @@ def test_an_operator_sets_a_rejected_pin_right(
         unlocked = token.unlock(bytearray(wrong_pin.token.pin.encode()), PATIENCE_S)
         assert unlocked.state is TokenState.ONLINE
         assert "--retry-configured" in unlocked.detail
+        assert "when the token asks for its PIN again" in unlocked.detail
         assert token.status().detail == ""
+        # Who does it too early is not left to believe that it was done.
+        too_early = token.unlock(None, PATIENCE_S)
+        assert "no PIN was tried; the configured PIN presented at" in too_early.detail
+        assert "was rejected and is kept back" in too_early.detail
+        assert wrong_pin.calls("C_Login") == 4
         key = make_key(token, journal)
         sign_one(token, key)
         # The typed PIN dies with the worker, and the file is not presented in its place.
@@ -106,6 +113,40 @@ def test_an_operator_sets_a_rejected_pin_right(
                 # A machine does not ask what has become of the file; an operator has it presented.
                 assert token.unlock(None, PATIENCE_S).state is TokenState.ONLINE
     assert wrong_pin.calls("C_Login") == 6
+
+
+def test_a_pin_source_that_is_given_up_is_not_spoken_of(
+    wrong_pin: Shim, journal: MemoryTokenJournal
+) -> None:
+    with running(wrong_pin.config(), journal=journal) as fleet:
+        assert fleet.get("test").status().state is TokenState.PIN_REQUIRED
+    with running(wrong_pin.config(pin_source="prompt"), journal=journal) as fleet:
+        unlocked = fleet.get("test").unlock(bytearray(wrong_pin.token.pin.encode()), PATIENCE_S)
+        assert (unlocked.state, unlocked.detail) == (TokenState.ONLINE, "")
+
+
+class Ailing(MemoryTokenJournal):
+    """Tells of PIN attempts until a token was let in by a typed one."""
+
+    away = False
+
+    def record_pin_attempt(self, attempt: PinAttempt | None, token: str) -> None:
+        before = self.pin_attempt(token)
+        super().record_pin_attempt(attempt, token)
+        self.away = before is not None and before.details["source"] == "typed"
+
+    def pin_attempt(self, token: str) -> PinAttempt | None:
+        if self.away:
+            raise BackendUnavailable("LEDGER_STALLED", "the ledger is away")
+        return super().pin_attempt(token)
+
+
+def test_an_unlock_that_went_well_is_told_so_without_the_ledger(wrong_pin: Shim) -> None:
+    journal = Ailing()
+    with running(wrong_pin.config(), journal=journal) as fleet:
+        token = fleet.get("test")
+        assert unlock(token, wrong_pin.token.pin) is TokenState.ONLINE
+        assert journal.away
 
 
 def test_without_a_pin_source_only_an_operator_unlocks(

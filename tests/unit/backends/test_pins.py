@@ -175,6 +175,21 @@ def test_a_file_that_is_configured_no_more_is_not_asked_for(rules: PinRules, tok
     assert "--retry-configured" not in why.detail
 
 
+def test_who_typed_a_pin_is_told_of_a_file_only_if_one_is_configured(
+    rules: PinRules, token: Token
+) -> None:
+    assert rules.kept_back(FILE) == ""
+    token.refuse(REJECTED)
+    machine(rules, token)
+    token.accept()
+    assert operator(rules, token) is None
+    told = rules.kept_back(FILE)
+    # Not at once: a token that is logged in tries no PIN.
+    assert "PIN_REQUIRED" in told
+    assert "keyd token unlock hsm --retry-configured" in told
+    assert rules.kept_back(None) == ""
+
+
 def test_an_operator_sets_the_mark_aside_by_a_pin_that_is_accepted(
     rules: PinRules, token: Token, journal: MemoryTokenJournal
 ) -> None:
