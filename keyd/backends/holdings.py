@@ -190,13 +190,15 @@ class Holdings:
         self._tested_all = False
 
     def check_what_is_due(self, now: float) -> None:
-        """One look at an idle token: its keys, a signature, or just its presence."""
+        """One look at an idle token: a signature, its keys, or just its presence."""
+        if now < min(self._canary_due, self._stock_due):
+            self._ask.probe()
+            return
+        if now >= self._canary_due:
+            self.check_canary()
+        # A canary that was set aside has had stock taken.
         if now >= self._stock_due:
             self.take_stock()
-        elif now >= self._canary_due:
-            self.check_canary()
-        else:
-            self._ask.probe()
 
     def check_set_aside(self, now: float) -> None:
         """One look at a busy token: only whether keys that were set aside sign again."""

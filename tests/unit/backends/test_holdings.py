@@ -205,3 +205,13 @@ def test_keys_that_all_refuse_after_a_recovery_cost_no_second_one(rig: Rig) -> N
     for _ in range(3):
         assert rig.look() == "abc"
         assert rig.unusable() == "abc"
+
+
+def test_a_missing_key_keeps_no_token_from_being_tested(rig: Rig) -> None:
+    """However seldom it is looked at: keys that are looked for each time come second."""
+    rig.token.found.pop()
+    assert rig.look() == "aba"
+    for i in range(1, 4):
+        rig.token.tested.clear()
+        rig.holdings.check_what_is_due(time.monotonic() + 100 * i)
+        assert rig.token.tested == ["a"]
