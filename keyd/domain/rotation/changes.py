@@ -26,7 +26,7 @@ class RotationKind(StrEnum):
 class NewKey:
     """A key that enters a role.
 
-    Of this daemon if `holder` is "": its key object is known once it is there; until then it is
+    Of this daemon if `holder` is "": with the `fingerprint` of a key that is here already, or to be
     generated on `token` with `scheme`. Else a person's, with `key_object`.
     """
 
@@ -35,13 +35,15 @@ class NewKey:
     key_object: Mapping[str, Any] | None = None
     token: str = ""
     scheme: str = "ecdsa-sha2-nistp256"
+    fingerprint: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; a key object only of keys elsewhere."""
+        """Plain data; a key object only of keys elsewhere, a fingerprint only of keys here."""
         found: dict[str, Any] = {"label": self.label}
         if self.holder:
             return {**found, "holder": self.holder, "key": dict(self.key_object or {})}
-        return {**found, "token": self.token, "scheme": self.scheme}
+        known = {"fingerprint": self.fingerprint} if self.fingerprint else {}
+        return {**found, "token": self.token, "scheme": self.scheme, **known}
 
 
 @dataclass(frozen=True)
@@ -124,4 +126,9 @@ def _role_change(document: Mapping[str, Any]) -> RoleChange:
 def _new_key(document: Mapping[str, Any]) -> NewKey:
     if "holder" in document:
         return NewKey(document["label"], document["holder"], document["key"])
-    return NewKey(document["label"], token=document["token"], scheme=document["scheme"])
+    return NewKey(
+        document["label"],
+        token=document["token"],
+        scheme=document["scheme"],
+        fingerprint=document.get("fingerprint", ""),
+    )

@@ -66,7 +66,8 @@ def _role(change: RoleChange) -> Iterator[str]:
 
 def _key(key: NewKey) -> str:
     if not key.holder:
-        return f"{key.label}, on token {key.token} ({key.scheme})"
+        known = f"{key.fingerprint}, " if key.fingerprint else ""
+        return f"{known}{key.label}, on token {key.token} ({key.scheme})"
     try:
         material = public_keys.fingerprint_of(key.key_object or {})
     except InvalidRequest:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyd.domain.keys import Content, KeySpec, Scheme
+from keyd.domain.keys import Content
 from keyd.domain.policy import Action, Caller
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
 from keyd.domain.rotation.plan import Signing, Step, StepKind, range_words
@@ -21,6 +21,7 @@ from keyd.services.rotation.bound import bound_file, has_expired
 from keyd.services.rotation.confirming import root_change
 from keyd.services.rotation.files import recorded_payload, signed_by
 from keyd.services.rotation.holders import holders
+from keyd.services.rotation.made import check_made, spec_of
 from keyd.services.rotation.payloads import builder
 from keyd.services.rotation.permitted import demand_rest
 from keyd.services.rotation.plans import plan_behind
@@ -34,7 +35,6 @@ from keyd.services.rotation.signing import sign_step
 from keyd.services.token_call import Deadline
 from keyd.services.world import World
 
-_RSA_BITS = 3072
 # What a caller needs to hear how far it came: no further bin is begun then.
 _ANSWER_S = 2.0
 
@@ -90,7 +90,7 @@ def _do(
 ) -> tuple[bool, list[str], tuple[Trouble, ...]]:
     """Whether the step is done now, what was done for it, and what keys did not sign and why."""
     if step.kind is StepKind.GENERATE:
-        return True, _generate(world, caller, step, deadline), ()
+        return True, _generate(world, caller, rotation, step, deadline), ()
     if step.kind is StepKind.SIGN:
         return _sign(world, caller, rotation, step, deadline)
     if step.kind is StepKind.REHEARSE and rotation.state is RotationState.RUNNING:
@@ -100,16 +100,17 @@ def _do(
     return step.kind is StepKind.REHEARSE, [], ()
 
 
-def _generate(world: World, caller: Caller, step: Step, deadline: Deadline) -> list[str]:
-    if world.ledger.read(lambda view: view.key(step.subject)) is not None:
+def _generate(
+    world: World, caller: Caller, rotation: Rotation, step: Step, deadline: Deadline
+) -> list[str]:
+    if world.ledger.read(lambda view: check_made(view, rotation, step)):
         return []
-    scheme = Scheme(step.scheme)
     made = generate(
         world,
         caller.principal,
         name=step.subject,
         token=step.token,
-        spec=KeySpec(scheme, _RSA_BITS if scheme.is_rsa else 0),
+        spec=spec_of(step),
         content=Content.TUF,
         timeout_s=deadline.remaining_s(),
     )

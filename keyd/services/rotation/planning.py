@@ -113,7 +113,9 @@ def _new_key(standing: Standing, wanted: WantedKey) -> NewKey:
         return NewKey(wanted.name, wanted.holder, wanted.key_object)
     known = standing.keys.get(wanted.name)
     if known is not None:
-        return NewKey(wanted.name, token=known.token, scheme=known.scheme)
+        return NewKey(
+            wanted.name, token=known.token, scheme=known.scheme, fingerprint=known.fingerprint
+        )
     return NewKey(wanted.name, token=wanted.token, scheme=wanted.scheme or _DEFAULT_SCHEME)
 
 

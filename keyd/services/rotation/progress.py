@@ -13,6 +13,7 @@ from keyd.ports import View
 from keyd.services.evidence import mark, role_or_new
 from keyd.services.rotation.bound import is_bound
 from keyd.services.rotation.holders import facts_of, holders
+from keyd.services.rotation.made import is_made
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.proposing import Trouble, asked_for
 from keyd.services.rotation.renewing import steps_now
@@ -153,7 +154,7 @@ def _signing(
 
 def _is_done(view: View, rotation: Rotation, step: Step) -> bool:
     if step.kind is StepKind.GENERATE:
-        return view.key(step.subject) is not None
+        return is_made(view, rotation, step)
     if step.kind is StepKind.REHEARSE:
         return rotation.state in (RotationState.READY, RotationState.RETIRING, RotationState.DONE)
     if step.kind is StepKind.PUBLISH:
