@@ -5,9 +5,11 @@ The key that could complete them may be the one that has to go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,8 @@ from keyd.errors import ApprovalRequired, BackendUnavailable, PolicyViolation
 from keyd.rehearsal.stage import StockClients
 from keyd.services.audit import ensure_log_key
 from keyd.services.rotation import planning, starting
-from keyd.services.rotation.wanted import Wanted
+from keyd.services.rotation.advancing import Went
+from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.integration.rotating import begin, carry_out, go_on, rotation_of, sound, state
@@ -137,6 +140,67 @@ def test_a_root_is_finished_first(world: World, author: Author) -> None:
     digest = planning.plan(world, ADMIN, wanted).digest
     with pytest.raises(PolicyViolation, match="ROTATION_VERSION_PENDING"):
         starting.start(world, ADMIN, wanted, digest, grace_s=0)
+
+
+def test_what_a_waiting_snapshot_lists_stays_listed(
+    world: World, author: Author, away: SoftwareToken
+) -> None:
+    """Whoever completes it shows clients what no later snapshot may drop."""
+    author.keys |= {key: make_key(world, key) for key in ("foo", "bar")}
+    author.keys["snap"] = make_key(world, "snap", token="away")
+    author.publish_root(author.root(2, snapshot=(1, ["snap"])), "root-1", "root-2")
+    author.sign("targets", "targets", author.delegating(2, foo=(1, ["foo"])))
+    author.sign("foo", "foo", author.targets(1))
+    author.sign("snap", "snapshot", author.snapshot(2, targets=2, foo=1))
+    author.sign("timestamp", "timestamp", author.timestamp(2, 2))
+    author.sign("targets", "targets", author.delegating(3, foo=(1, ["foo"]), bar=(1, ["bar"])))
+    author.sign("bar", "bar", author.targets(1))
+    waiting = author.snapshot(3, targets=3, foo=1, bar=1)
+    waits(away, lambda: author.sign("snap", "snapshot", waiting))
+    wanted = rotation_of("foo", "foo", "foo-2", "DELEGATED")
+    assert told(world, wanted) == [("ROTATION_VERSION_PENDING", "warn")]
+    went = carry_out(world, wanted)
+    made = released(world, went, "snapshot")
+    assert (made["version"], listed(made)) == (4, {"targets": 4, "foo": 2, "bar": 1})
+    assert author.sign("snap", "snapshot", waiting).missing == 0
+    assert trusted(world, "snapshot") == 4
+
+
+def test_a_waiting_timestamp_is_not_gone_back_behind(
+    world: World, author: Author, away: SoftwareToken
+) -> None:
+    """Its key stays, so it may be completed any time, and refers to a newer snapshot."""
+    author.keys["stays"] = make_key(world, "stays", token="away")
+    author.publish_root(author.root(2, timestamp=(1, ["stays"])), "root-1", "root-2")
+    author.sign("snapshot", "snapshot", author.snapshot(2))
+    waiting = author.timestamp(2, snapshot=2)
+    waits(away, lambda: author.sign("stays", "timestamp", waiting))
+    fresh = WantedKey("fresh", "soft", "ed25519")
+    went = carry_out(world, Wanted("TIMESTAMP", "demo", (WantedRole("timestamp", (fresh,)),)))
+    made = released(world, went, "timestamp")
+    assert (made["version"], listed(made)) == (3, {"snapshot": 2})
+
+
+def waits(away: SoftwareToken, sign: Callable[[], object]) -> None:
+    """The version is bound; its key comes back unused."""
+    away.state = TokenState.OFFLINE
+    with pytest.raises(BackendUnavailable):
+        sign()
+    away.state = TokenState.ONLINE
+
+
+def released(world: World, went: Went, role: str) -> dict[str, Any]:
+    """The payload of a file of a rotation."""
+    files = world.ledger.read(lambda view: view.rotation_files(went.progress.rotation.name))
+    [content] = [file.content for file in files if file.role == role]
+    assert content is not None
+    payload: dict[str, Any] = json.loads(content)["signed"]
+    return payload
+
+
+def listed(payload: Mapping[str, Any]) -> dict[str, int]:
+    """The versions that a snapshot or timestamp lists, by role."""
+    return {n.removesuffix(".json"): entry["version"] for n, entry in payload["meta"].items()}
 
 
 def held(world: World, name: str) -> Key:

@@ -77,11 +77,17 @@ def _pending(standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
         yield warned(
             "ROTATION_VERSION_PENDING",
             f"{role} {standing.pending[role]} is bound and misses signatures: it is left behind, "
-            "and what it changes is not in the version that is made; to keep that, finish it first",
+            + _left_behind(role),
         )
     if len(others) > TOLD:
         more = f"{len(others) - TOLD} more roles are bound, miss signatures and are left behind"
         yield warned("ROTATION_VERSION_PENDING", more)
+
+
+def _left_behind(role: str) -> str:
+    if role in ("snapshot", "timestamp"):
+        return "but what it lists stays listed, as long as its keys could still complete it"
+    return "and what it changes is not in the version that is made; to keep that, finish it first"
 
 
 def _is_dead(key: KeyFacts, changes: ChangeSet) -> bool:

@@ -23,7 +23,7 @@ def check_snapshot(question: Question, view: RepositoryView) -> Iterator[Finding
     trusted = view.snapshot.signed["meta"] if view.snapshot is not None else {}
     if _TARGETS not in meta:
         yield invalid("S1", "TARGETS_ENTRY_MISSING", _META, "list `targets.json`")
-    yield from _check_monotony(meta, _highest_seen(trusted, view.role), view)
+    yield from _check_monotony(meta, highest_listed(trusted, view.role), view)
     for name, entry in meta.items():
         # Unchanged entries may belong to roles that are retired and recorded nowhere.
         if trusted.get(name) != entry:
@@ -44,7 +44,7 @@ def _check_monotony(
             yield refused("S3", "SNAPSHOT_ENTRY_DECREASED", (path, "version"), message)
 
 
-def _highest_seen(trusted: Mapping[str, Any], role: RoleView) -> Mapping[str, Any]:
+def highest_listed(trusted: Mapping[str, Any], role: RoleView) -> Mapping[str, Any]:
     """Entries of the trusted snapshot and of one that may be any time; of both, the newer one."""
     if role.pending is None:
         return trusted

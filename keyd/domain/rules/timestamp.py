@@ -25,7 +25,7 @@ def check_timestamp(question: Question, view: RepositoryView) -> Iterator[Findin
     if entry is None:
         return
     path, version = ((TOP, "meta"), _SNAPSHOT), entry["version"]
-    trusted = _highest_seen(view.role)
+    trusted = newest_listing(view.role)
     # TUF 5.4.3.2; lowering it is what a fast-forward recovery is for.
     if trusted is not None and "snapshot" not in view.lowered:
         last = trusted.signed["meta"].get(_SNAPSHOT, entry)["version"]
@@ -35,7 +35,7 @@ def check_timestamp(question: Question, view: RepositoryView) -> Iterator[Findin
     yield from check_reference(entry, view.known.get(("snapshot", version)), path, _RULE)
 
 
-def _highest_seen(role: RoleView) -> Payload | None:
+def newest_listing(role: RoleView) -> Payload | None:
     """Of what is trusted and what may be any time, the timestamp with the newest snapshot."""
     seen = [payload for payload in (role.trusted, role.pending) if payload is not None]
     listed = [payload for payload in seen if _SNAPSHOT in payload.signed["meta"]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from keyd.domain.delegations import delegates
-from keyd.domain.payload import Payload
 from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation.plan import first_words
 from keyd.errors import PolicyViolation
@@ -13,14 +15,14 @@ from keyd.services.rotation.files import signed_by
 from keyd.services.rotation.plans import plan_behind
 
 
-def check_newcomers(view: View, rotation: Rotation, snapshot: Payload) -> None:
-    """A snapshot lists no bin of a changed prefix that clients would refuse by its new keys.
+def check_newcomers(view: View, rotation: Rotation, meta: Mapping[str, Any]) -> None:
+    """A snapshot's `meta` has no bin of a changed prefix that clients would refuse by its new keys.
 
     Raises: PolicyViolation (ROTATION_BINS_JOINED).
     """
     prefixes = {change.role for change in plan_behind(rotation).change.changes}
     ours = {file.role for file in view.rotation_files(rotation.name)}
-    listed = {name.removesuffix(".json"): entry for name, entry in snapshot.signed["meta"].items()}
+    listed = {name.removesuffix(".json"): entry for name, entry in meta.items()}
     others = [r for r in listed if r.rpartition("-")[0] in prefixes and r not in ours]
     late = [
         role

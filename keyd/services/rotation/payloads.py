@@ -16,11 +16,14 @@ from keyd.domain.records_rotation import Rotation
 from keyd.domain.rotation import building
 from keyd.domain.rotation.building import ListChange, Listed
 from keyd.domain.rotation.changes import NewKey, RoleChange
+from keyd.domain.rules.snapshot import highest_listed
+from keyd.domain.rules.timestamp import newest_listing
 from keyd.domain.trust import TOP_LEVEL
 from keyd.errors import InvalidRequest, PolicyViolation
 from keyd.ports import View
-from keyd.services.evidence import mark, role_or_new, rules_of, trusted
+from keyd.services.evidence import gather, mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
+from keyd.services.repositories import existing
 from keyd.services.rotation.bound import names
 from keyd.services.rotation.newcomers import check_newcomers
 from keyd.services.rotation.plans import plan_behind
@@ -46,7 +49,7 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
 
         def expiring(expires: str) -> bytes:
             bumped = building.bump(before, version, expires)
-            return canonical.encode(_changed(view, rotation, before, bumped))
+            return canonical.encode(_changed(view, rotation, role, before, bumped))
 
         lifetime_s = plan.change.root_expires_s if name == "root" else 0
         # Root waits for people, who approve these bytes: they must be the same tomorrow.
@@ -84,20 +87,31 @@ def _proposed(
 
 
 def _changed(
-    view: View, rotation: Rotation, before: Payload, bumped: building.Signed
+    view: View, rotation: Rotation, role: Role, before: Payload, bumped: building.Signed
 ) -> Mapping[str, Any]:
     """What the plan says of this payload, put into its next version."""
     kind, change = before.signed["_type"], plan_behind(rotation).change
     if kind == "snapshot":
-        check_newcomers(view, rotation, before)
+        bumped["meta"].update(_listed(view, role, before))
+        check_newcomers(view, rotation, bumped["meta"])
         return building.build_snapshot(bumped, dict(_sealed(view, rotation, kind)))
     if kind == "timestamp":
+        bumped["meta"].update(_listed(view, role, before))
         sealed = dict(_sealed(view, rotation, kind))
         return building.build_timestamp(bumped, sealed.get("snapshot"))
     own = [each for each in change.changes if _gives(before, each.role)]
     lists = {each.role: _list_change(view, before, each) for each in own}
     build = building.build_root if kind == "root" else building.build_delegator
     return build(before, bumped, lists)
+
+
+def _listed(view: View, role: Role, before: Payload) -> Mapping[str, Any]:
+    """What clients know or soon may: a version that waits can still become the trusted one."""
+    seen = gather(view, existing(view, role.repository), role, before).role
+    if role.name == "snapshot":
+        return highest_listed(before.signed["meta"], seen)
+    newest = newest_listing(seen)
+    return newest.signed["meta"] if newest is not None else {}
 
 
 def _gives(before: Payload, role: str) -> bool:
