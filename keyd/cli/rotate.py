@@ -67,7 +67,7 @@ def plan(*, profile: str, as_json: bool, **given: Any) -> int:
     with connect(profile) as client:
         answer = client.rotations.plan(_change(client, given))
     found = plan_of_daemon(answer.plan)
-    say_findings(found.findings)
+    say_findings(found.told)
     data = {"plan": plan_data(found), "exposed": dicts(answer.exposed)}
     emit(as_json, data, "\n".join([*plan_table(found), *_exposed(answer)]))
     return Exit.FAILED if is_refused(found.findings) else Exit.DONE
@@ -219,7 +219,7 @@ def _confirm(found: Plan, given: str) -> None:
     """Raises: click.UsageError unless the plan's digest was named."""
     digest = found.digest
     if not given:
-        say_findings(found.findings)
+        say_findings(found.told)
         say("\n".join(plan_table(found)))
         if not os.isatty(0):
             raise click.UsageError(f"read the plan, then add --confirm {digest}")

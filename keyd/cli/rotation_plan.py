@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keyd.cli.output import plain, say
 from keyd.cli.remote import dicts
+from keyd.domain.rotation.found import warned
 from keyd.domain.rotation.plan import Plan, table
 from keyd.domain.rotation.reading import finding_line, read_plan
 from keyd.errors import Finding, InvalidRequest, Severity
@@ -26,7 +28,14 @@ def plan_of_daemon(found: RotationPlan) -> Plan:
         raise InvalidRequest(
             "DIGEST_MISMATCH", "the plan has another digest than the daemon says: start nothing"
         )
-    return read_plan(raw)
+    return replace(read_plan(raw), passing=tuple(_passing(found)))
+
+
+def _passing(found: RotationPlan) -> Iterator[Finding]:
+    """What the bytes cannot say, for it changes while people decide: at most a warning."""
+    for told in found.findings:
+        if told.reason == "ROTATION_VERSION_PENDING" and not told.refuses:
+            yield warned(told.reason, told.message)
 
 
 def plan_data(plan: Plan, findings: Sequence[Finding] = ()) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def plan_data(plan: Plan, findings: Sequence[Finding] = ()) -> dict[str, Any]:
     return {
         "digest": plan.digest,
         "plan": json.loads(plan.raw),
-        "findings": dicts(findings_out(findings or plan.findings)),
+        "findings": dicts(findings_out(findings or plan.told)),
     }
 
 

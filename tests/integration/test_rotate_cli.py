@@ -122,7 +122,7 @@ def test_hash_bins_by_their_prefix(published: Running, tmp_path: Path) -> None:
     assert planned.code == 0, planned.err
     assert "3. sign part-0 … part-3, 4 roles: their keys changed" in planned.out
     listed = command(published, "rotate", "plan", *change, "--json").json["plan"]["plan"]["steps"]
-    assert [step["bins"] for step in listed if "bins" in step] == [[[role, 2] for role in PARTS]]
+    assert [step["bins"] for step in listed if "bins" in step] == [[[role, 0] for role in PARTS]]
 
     def seen(home: Path) -> set[object]:
         client = new_client(url, published.place.repository, home)

@@ -19,6 +19,7 @@ from keyd.domain.records_rotation import RotationState
 from keyd.domain.tokens import TokenState
 from keyd.errors import ApprovalRequired, BackendUnavailable, PolicyViolation
 from keyd.rehearsal.stage import StockClients
+from keyd.services import proposals
 from keyd.services.audit import ensure_log_key
 from keyd.services.rotation import planning, starting
 from keyd.services.rotation.advancing import Went
@@ -26,7 +27,10 @@ from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
 from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.integration.rotating import begin, carry_out, go_on, rotation_of, sound, state
+from tests.officers import approve, enrol, person
 from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open_world
+
+OFFICERS = tuple(map(person, ("ann", "ben", "cat")))
 
 
 @pytest.fixture
@@ -179,6 +183,45 @@ def test_a_waiting_timestamp_is_not_gone_back_behind(
     went = carry_out(world, Wanted("TIMESTAMP", "demo", (WantedRole("timestamp", (fresh,)),)))
     made = released(world, went, "timestamp")
     assert (made["version"], listed(made)) == (3, {"snapshot": 2})
+
+
+def test_an_approved_plan_outlives_what_is_signed_meanwhile(
+    world: World, author: Author, away: SoftwareToken
+) -> None:
+    """Timestamps are signed every day, and officers take longer."""
+    author.keys["old"] = make_key(world, "old", token="away")
+    author.publish_root(author.root(2, timestamp=(1, ["old"])), "root-1", "root-2")
+    enrol(world, *OFFICERS)
+    wanted = rotation_of("timestamp", "old", "fresh")
+    planned = planning.plan(world, ADMIN, wanted)
+    with pytest.raises(ApprovalRequired) as asked:
+        starting.start(world, ADMIN, wanted, planned.digest, grace_s=0)
+    author.sign("old", "timestamp", author.timestamp(2))
+    agree(world, asked.value.details["proposal"])
+    # One that waits for its token is told, and no change of the plan either.
+    waits(away, lambda: author.sign("old", "timestamp", author.timestamp(3)))
+    again = planning.plan(world, ADMIN, wanted)
+    assert (planned.findings, again.digest) == ((), planned.digest)
+    assert told(world, wanted) == [("ROTATION_VERSION_PENDING", "warn")]
+    name = starting.start(world, ADMIN, wanted, planned.digest, grace_s=0).rotation.name
+    (root,) = go_on(world, name).progress.proposals
+    agree(world, root)
+    went = go_on(world, name)
+    assert went.progress.rotation.state is RotationState.READY
+    assert released(world, went, "timestamp")["version"] == 4
+
+
+def test_an_approved_plan_does_not_outlive_another_root(world: World, author: Author) -> None:
+    """Its keys may be others."""
+    wanted = rotation_of("timestamp", "timestamp", "fresh")
+    digest = planning.plan(world, ADMIN, wanted).digest
+    author.publish_root(author.root(2), "root-1", "root-2")
+    with pytest.raises(PolicyViolation, match="PLAN_CHANGED"):
+        starting.start(world, ADMIN, wanted, digest, grace_s=0)
+
+
+def agree(world: World, proposal: str) -> None:
+    approve(world, proposals.get(world, ADMIN, proposal), *OFFICERS[:2])
 
 
 def waits(away: SoftwareToken, sign: Callable[[], object]) -> None:

@@ -66,25 +66,28 @@ def _repeated(changes: ChangeSet) -> Iterator[Finding]:
 
 def _pending(standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
     """Only of root no version can be left behind: a dead key must not keep its role for ever."""
-    pending = [role for role in roles if role in standing.pending]
-    if "root" in pending:
+    if "root" in roles and "root" in standing.pending:
         yield refused(
             "ROTATION_VERSION_PENDING",
             f"root {standing.pending['root']} is bound and misses signatures: finish it first",
         )
-    others = [role for role in pending if role != "root"]
+
+
+def left_behind(standing: Standing, roles: tuple[str, ...]) -> Iterator[Finding]:
+    """Versions of other roles that wait at this moment, be it for a token that is just signing."""
+    others = [role for role in roles if role in standing.pending and role != "root"]
     for role in others[:TOLD]:
         yield warned(
             "ROTATION_VERSION_PENDING",
             f"{role} {standing.pending[role]} is bound and misses signatures: it is left behind, "
-            + _left_behind(role),
+            + _what_of_it(role),
         )
     if len(others) > TOLD:
         more = f"{len(others) - TOLD} more roles are bound, miss signatures and are left behind"
         yield warned("ROTATION_VERSION_PENDING", more)
 
 
-def _left_behind(role: str) -> str:
+def _what_of_it(role: str) -> str:
     if role in ("snapshot", "timestamp"):
         return "but what it lists stays listed, as long as its keys could still complete it"
     return "and what it changes is not in the version that is made; to keep that, finish it first"

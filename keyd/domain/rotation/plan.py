@@ -31,7 +31,7 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True)
 class Signing:
-    """One role that a plan signs, probably as `version`, under a number of its own."""
+    """One role that a plan signs under a number of its own; `version` 0 is the next one."""
 
     number: int
     role: str
@@ -42,9 +42,10 @@ class Signing:
 class Step:
     """One step.
 
-    GENERATE: key `subject` on `token` with `scheme`. SIGN: role `subject`, probably as `version`;
-    or all `bins`, (role, version) pairs, of the prefix `subject`, and then every bin takes a number
-    as a step of its own would. RETIRE: key `subject`. `text` is for reading.
+    GENERATE: key `subject` on `token` with `scheme`. SIGN: role `subject`, as `version`, or as the
+    next one if that is 0; or all `bins`, (role, version) pairs, of the prefix `subject`, and then
+    every bin takes a number as a step of its own would. RETIRE: key `subject`. `text` is for
+    reading.
     """
 
     number: int
@@ -86,7 +87,10 @@ class SignatureNeed:
 
 @dataclass(frozen=True)
 class Plan:
-    """A change worked out. `leaves` are fingerprints; `enters` labels."""
+    """A change worked out. `leaves` are fingerprints; `enters` labels.
+
+    `passing` are warnings that hold at this moment only: no part of what is approved and kept.
+    """
 
     change: ChangeSet
     steps: tuple[Step, ...]
@@ -94,6 +98,12 @@ class Plan:
     leaves: tuple[str, ...]
     enters: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
+    passing: tuple[Finding, ...] = ()
+
+    @property
+    def told(self) -> tuple[Finding, ...]:
+        """All that is to be said of it now."""
+        return (*self.findings, *self.passing)
 
     @property
     def refusals(self) -> tuple[Finding, ...]:

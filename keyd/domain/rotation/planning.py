@@ -8,7 +8,7 @@ from itertools import accumulate, groupby
 
 from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.listed import changed_bins, left_in
-from keyd.domain.rotation.objections import objections
+from keyd.domain.rotation.objections import left_behind, objections
 from keyd.domain.rotation.plan import Plan, SignatureNeed, Step, StepKind, range_words
 from keyd.domain.rotation.standing import ELSEWHERE, KeyFacts, Standing
 from keyd.domain.trust import TOP_LEVEL, KeySet
@@ -36,6 +36,7 @@ def plan(changes: ChangeSet, standing: Standing) -> Plan:
         leaves=tuple(gone),
         enters=tuple(sorted({key.label for change in changes.changes for key in change.add})),
         findings=tuple(objections(changes, standing, roles)),
+        passing=tuple(left_behind(standing, roles)),
     )
 
 
@@ -126,9 +127,13 @@ def _signed(
 
 
 def _version(changes: ChangeSet, standing: Standing, role: str) -> int:
-    """The next one; 0 if nobody knows it."""
-    unseen = 0 if role in standing.unseen else 1
-    return changes.lower.get(role) or standing.versions.get(role, unseen)
+    """Of root, and of roles that are lowered; else 0.
+
+    Others are signed every day: a plan that named their versions would be another one before
+    officers have agreed to it.
+    """
+    following = standing.versions.get(role, 1) if role == "root" else 0
+    return changes.lower.get(role, following)
 
 
 def _reasons(

@@ -74,7 +74,7 @@ def shown(view: View, plan: Plan) -> Planned:
             for version in view.signed_by(fingerprint)
             if version.repository == plan.change.repository
         ]
-    return Planned(plan.digest, table(plan), plan.raw, plan.findings, tuple(exposed))
+    return Planned(plan.digest, table(plan), plan.raw, plan.told, tuple(exposed))
 
 
 def _resolved(standing: Standing, wanted: Wanted) -> ChangeSet:

@@ -28,6 +28,7 @@ from keyd.domain.rotation.changes import ChangeSet, RoleChange, RotationKind
 from keyd.domain.rotation.found import refused, warned
 from keyd.domain.rotation.plan import Plan, Step, StepKind, table
 from keyd.errors import Finding, KeydError
+from keyd.rpc.convert import findings_out
 from keyd.rpc.convert_rotations import plan_out
 from keyd.services.rotation.planning import Planned
 from keyd_client.messages import GetReceiptResponse, PlanRotationResponse
@@ -125,6 +126,21 @@ def test_findings_are_those_of_the_plan(run: Run) -> None:
         result = run({"plan": hidden}, *arguments)
         assert result.return_value is Exit.FAILED
         assert "refused: DEAD_END: nobody can go on" in result.output
+
+
+def test_what_waits_at_the_moment_is_told_beside_the_plan(run: Run) -> None:
+    """The bytes cannot say it. A daemon makes no refusal of it, and adds nothing else."""
+    beside = warned("ROTATION_VERSION_PENDING", f"timestamp 13 waits{ESCAPE}")
+    lies = (refused("ROTATION_VERSION_PENDING", "hopeless"), warned("STRANGE", "call a number"))
+    told = answer(plan(), findings=findings_out((beside, *lies)))
+    for arguments in (PLAN, START):
+        result = run({"plan": told}, *arguments)
+        assert "warning: ROTATION_VERSION_PENDING: timestamp 13 waits\\x1b" in result.output
+        assert "hopeless" not in result.output
+        assert "STRANGE" not in result.output
+    shown = json.loads(run({"plan": told}, *PLAN, "--json").stdout)["plan"]
+    assert [each["reason"] for each in shown["findings"]] == ["ROTATION_VERSION_PENDING"]
+    assert shown["digest"] == plan().digest
 
 
 def test_no_terminal_does_what_a_plan_says(run: Run) -> None:

@@ -88,12 +88,12 @@ def test_every_published_bin_is_signed_under_a_number_of_its_own() -> None:
     assert refused(made) == {}
     signed = [each for step in made.steps for each in step.signed]
     assert signed == [
-        Signing(0, "targets", 5),
-        Signing(1, "bin-00", 3),
-        Signing(2, "bin-17", 3),
-        Signing(3, "bin-ff", 3),
-        Signing(4, "snapshot", 9),
-        Signing(5, "timestamp", 9),
+        Signing(0, "targets", 0),
+        Signing(1, "bin-00", 0),
+        Signing(2, "bin-17", 0),
+        Signing(3, "bin-ff", 0),
+        Signing(4, "snapshot", 0),
+        Signing(5, "timestamp", 0),
     ]
     assert [step.number for step in made.steps if step.kind is not StepKind.SIGN] == [6, 7]
     assert plan_of(made.raw) == replace(made, change=plan_of(made.raw).change)
@@ -184,7 +184,7 @@ def test_many_pending_bins_are_told_in_few_words() -> None:
     world = standing(8, *names(8))
     made = planned(replace(world, pending=dict.fromkeys(names(8), 3)))
     assert not made.refusals
-    told = [f.message for f in made.findings if f.reason == "ROTATION_VERSION_PENDING"]
+    told = [f.message for f in made.told if f.reason == "ROTATION_VERSION_PENDING"]
     assert len(told) == 9
     assert told[-1].startswith("248 more roles")
 
