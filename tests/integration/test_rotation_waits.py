@@ -124,6 +124,21 @@ def test_files_that_expired_before_they_were_published(
     assert advancing.released_files(world, ADMIN, name), "what is out is nobody's to make anew"
 
 
+def test_files_that_somebody_overtook_are_made_anew_before_they_leave(
+    world: World, author: Author
+) -> None:
+    name = begin(world, rotation_of("timestamp", "timestamp", "timestamp-2"))
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    made = world.ledger.read(lambda view: view.key("timestamp-2"))
+    assert made is not None
+    author.keys["timestamp-2"] = made
+    author.sign("timestamp-2", "timestamp", author.timestamp(3))
+    with pytest.raises(PolicyViolation, match=r"ROTATION_FILES_EXPIRED: timestamp .*continue"):
+        advancing.released_files(world, ADMIN, name)
+    assert go_on(world, name).progress.rotation.state is RotationState.READY
+    assert versions(world, name)["timestamp"] == 4
+
+
 class Killed(BaseException):
     """The process ends here."""
 

@@ -17,7 +17,7 @@ from keyd.services.authorize import demand
 from keyd.services.key_creation import generate
 from keyd.services.paging import Page, paged
 from keyd.services.rotation import receipts, uploads
-from keyd.services.rotation.bound import bound_file, has_expired
+from keyd.services.rotation.bound import bound_file
 from keyd.services.rotation.confirming import root_change
 from keyd.services.rotation.files import recorded_payload, signed_by
 from keyd.services.rotation.holders import holders
@@ -223,24 +223,22 @@ def released_files(world: World, caller: Caller, name: str) -> tuple[RotationFil
             "ROTATION_NOT_READY",
             f"{name} is {rotation.state.value}: files leave only after their rehearsal",
         )
-    files = to_publish(world.ledger.read(lambda view: view.rotation_files(name)))
     # What is out already is renewed as everything that is published.
     if rotation.state is RotationState.READY:
-        _check_fresh(world, name, files)
-    return files
+        _check_fresh(world, rotation)
+    return to_publish(world.ledger.read(lambda view: view.rotation_files(name)))
 
 
-def _check_fresh(world: World, name: str, files: Sequence[RotationFile]) -> None:
+def _check_fresh(world: World, rotation: Rotation) -> None:
     """Raises: PolicyViolation (ROTATION_FILES_EXPIRED)."""
-    now = world.clock.now()
-    expired = world.ledger.read(
-        lambda view: next((file for file in files if has_expired(view, file, now)), None)
-    )
-    if expired is not None:
+    progress = world.ledger.read(lambda view: progress_of(world, view, rotation))
+    first = next((step for step in progress.steps if not step.done), None)
+    if first is not None and first.role:
         raise PolicyViolation(
             "ROTATION_FILES_EXPIRED",
-            f"{expired.role} {expired.version} of {name} has expired, or will within minutes: "
-            f"keyd rotate continue {name} makes it anew, then fetch all files again",
+            f"{first.role} of {rotation.name} has expired, or will within minutes, or somebody has "
+            f"signed a newer one: keyd rotate continue {rotation.name} makes it anew, then fetch "
+            "all files again",
         )
 
 
