@@ -41,11 +41,17 @@ class Listed:
 
 
 def expiry(
-    trusted: Payload, role: str, rules: RoleRules, now: datetime, lifetime_s: int = 0
+    trusted: Payload,
+    role: str,
+    rules: RoleRules,
+    now: datetime,
+    lifetime_s: int = 0,
+    *,
+    shorter: bool = False,
 ) -> str:
     """When the next version expires: after its type's usual time, never before the last one.
 
-    The role's rules have the last word. TUF 4.2.3's form.
+    Unless it may be `shorter`. The role's rules have the last word. TUF 4.2.3's form.
     """
     latest = now + timedelta(seconds=rules.expiry_max_s)
     usual = _LIFETIMES[type_of_role(role)]
@@ -53,7 +59,7 @@ def expiry(
         usual = timedelta(seconds=min(lifetime_s, rules.expiry_max_s))
     wanted = now + usual
     before = trusted_expiry(trusted)
-    if before is not None and not lifetime_s:
+    if before is not None and not shorter:
         wanted = max(wanted, before)
     # Some seconds pass until it is judged.
     moment = min(wanted, latest - timedelta(seconds=1))

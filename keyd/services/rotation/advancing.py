@@ -215,6 +215,8 @@ def upload(
 def released_files(world: World, caller: Caller, name: str) -> tuple[RotationFile, ...]:
     """All files of a rehearsed rotation in the order of publication.
 
+    Of root each version since it began, if its own was made anew.
+
     Raises: PolicyViolation (ROTATION_NOT_READY, ROTATION_FILES_EXPIRED).
     """
     rotation = _authorised(world, caller, "RotationService.GetFiles", name)
@@ -226,7 +228,7 @@ def released_files(world: World, caller: Caller, name: str) -> tuple[RotationFil
     # What is out already is renewed as everything that is published.
     if rotation.state is RotationState.READY:
         _check_fresh(world, rotation)
-    return to_publish(world.ledger.read(lambda view: view.rotation_files(name)))
+    return world.ledger.read(lambda view: to_publish(view, rotation))
 
 
 def _check_fresh(world: World, rotation: Rotation) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from keyd.domain.records import ReservationState
 from keyd.domain.records_rotation import Rotation, RotationFile
 from keyd.domain.rules.expiry import trusted_expiry
 from keyd.ports import View
@@ -38,17 +41,43 @@ def is_bound(view: View, found: RotationFile, now: datetime) -> bool:
     return not has_expired(view, found, now) and not _lists_others(view, found)
 
 
+def accepted_of(view: View, rotation: Rotation, role: str) -> Iterator[tuple[int, int]]:
+    """Epochs and versions that a rotation bound and that were accepted, the newest first.
+
+    Also those that are not what their step is bound to any more.
+    """
+    recorded = role_or_new(view, rotation.repository, role)
+    at = recorded.epoch, recorded.trusted_version + 1
+    while (found := view.accepted_before(rotation.repository, role, *at)) is not None:
+        at = found
+        held = view.reservation(rotation.repository, role, *at)
+        if held is None or held.leaf < rotation.leaf:
+            return
+        if is_made_by(view, rotation, role, *at):
+            yield at
+
+
+def is_made_by(view: View, rotation: Rotation, role: str, epoch: int, version: int) -> bool:
+    """Whether the rotation bound this version itself."""
+    found = view.reservation(rotation.repository, role, epoch, version)
+    if found is None or found.leaf < rotation.leaf:
+        return False
+    leaf = next(iter(view.leaves(found.leaf, found.leaf + 1)))
+    return bool(json.loads(leaf.data).get("rotation") == rotation.name)
+
+
 def has_expired(view: View, found: RotationFile, now: datetime) -> bool:
     """Whether clients refuse a bound file by now, or will before it can be published.
 
-    Never of root: its versions cannot be skipped, so nothing else could take its place.
+    Of root only once it is accepted: nothing else can take the place of one that is not.
     """
     expires = trusted_expiry(recorded_payload(view, found.digest))
-    if found.role == "root" or expires is None:
-        return False
     reservation = view.reservation(found.repository, found.role, found.epoch, found.version)
-    life = expires - reservation.created_at if reservation is not None else timedelta(0)
-    return expires - now <= min(_MARGIN, life / _SHARE)
+    if expires is None or reservation is None:
+        return False
+    if found.role == "root" and reservation.state is not ReservationState.ACCEPTED:
+        return False
+    return expires - now <= min(_MARGIN, (expires - reservation.created_at) / _SHARE)
 
 
 def names(role: str, other: str) -> bool:

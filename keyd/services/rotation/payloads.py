@@ -52,12 +52,20 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
             return canonical.encode(_changed(view, rotation, role, before, bumped))
 
         lifetime_s = plan.change.root_expires_s if name == "root" else 0
-        # Root waits for people, who approve these bytes: they must be the same tomorrow.
-        now = rotation.created_at if name == "root" else world.clock.now()
-        waiting = None if name == "root" else _proposed(world, view, role, version, expiring)
-        return waiting or expiring(building.expiry(before, name, rules_of(role), now, lifetime_s))
+        # Root waits for people, who approve these bytes: they must be the same tomorrow. One that
+        # is made again takes the place of what has expired, or of what others signed meanwhile.
+        first = name == "root" and not _was_bound(view, rotation, name)
+        now = rotation.created_at if first else world.clock.now()
+        waiting = None if first else _proposed(world, view, role, version, expiring)
+        rules, shorter = rules_of(role), first and lifetime_s > 0
+        expires = building.expiry(before, name, rules, now, lifetime_s, shorter=shorter)
+        return waiting or expiring(expires)
 
     return build
+
+
+def _was_bound(view: View, rotation: Rotation, role: str) -> bool:
+    return any(file.role == role for file in view.rotation_files(rotation.name))
 
 
 def _before_recovery(view: View, role: Role, lower: int) -> Payload | None:

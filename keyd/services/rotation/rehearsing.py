@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from keyd.errors import BackendUnavailable, PolicyViolation
 from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.evidence import attached_delegators, role_or_new, trusted
+from keyd.services.rotation.bound import is_made_by
 from keyd.services.rotation.files import listed_in_order, published_file
 from keyd.services.rotation.plans import still_open
 from keyd.services.world import World
@@ -85,10 +85,29 @@ def _rehearse(world: World, caller: Caller, rotation: Rotation) -> tuple[Act, ..
     return acts
 
 
-def to_publish(files: Sequence[RotationFile]) -> tuple[RotationFile, ...]:
+def to_publish(view: View, rotation: Rotation) -> tuple[RotationFile, ...]:
     """Files in an order that no client can mind (TUF 6.3.1 to 6.3.3), the timestamp last."""
     last = _PUBLISHED_LAST
+    files = [*_earlier_roots(view, rotation), *view.rotation_files(rotation.name)]
     return tuple(sorted(files, key=lambda file: last.index(file.role) if file.role in last else -1))
+
+
+def _earlier_roots(view: View, rotation: Rotation) -> Sequence[RotationFile]:
+    """Upwards, the roots since the rotation began which its own follows: clients take each."""
+    files = view.rotation_files(rotation.name)
+    found: list[RotationFile] = []
+    newest = next((file for file in files if file.role == "root"), None)
+    while newest is not None:
+        place = rotation.repository, "root", newest.epoch, newest.version - 1
+        held = view.reservation(*place)
+        content = published_file(view, rotation.repository, "root", newest.version - 1)
+        if held is None or content is None or held.leaf < rotation.leaf:
+            break
+        newest = replace(
+            newest, version=held.version, digest=held.digest, leaf=held.leaf, content=content
+        )
+        found.insert(0, newest)
+    return found
 
 
 def make_play(view: View, rotation: Rotation) -> Play:
@@ -149,22 +168,13 @@ def _before(
         # The newest version, or the one before it where the newest is ours.
         beyond = role.trusted_version + (name not in new)
         found = view.accepted_before(repository, name, role.epoch, beyond)
-        while found is not None and _made_by(view, rotation, name, *found):
+        while found is not None and is_made_by(view, rotation, name, *found):
             found = view.accepted_before(repository, name, *found)
         if found is not None:
             epoch, version = found
             content = published_file(view, repository, name, version, epoch=epoch)
             if content is not None:
                 yield name, content
-
-
-def _made_by(view: View, rotation: Rotation, role: str, epoch: int, version: int) -> bool:
-    """Whether the rotation bound the version itself, and left it again before it was published."""
-    found = view.reservation(rotation.repository, role, epoch, version)
-    if found is None or found.created_at < rotation.created_at:
-        return False
-    leaf = next(iter(view.leaves(found.leaf, found.leaf + 1)))
-    return bool(json.loads(leaf.data).get("rotation") == rotation.name)
 
 
 def _unchanged(

@@ -12,7 +12,6 @@ from keyd.domain.keys import Key, KeyState, check_transition
 from keyd.domain.names import check_comment
 from keyd.domain.operations import ChangeKeyState, StartRotation
 from keyd.domain.policy import Action, Caller
-from keyd.domain.records import ReservationState
 from keyd.domain.records_rotation import Rotation, RotationFile, RotationState
 from keyd.domain.rotation.plan import Plan
 from keyd.errors import ApprovalRequired, InvalidRequest, PolicyViolation
@@ -20,6 +19,7 @@ from keyd.failpoints import Failpoint, failpoint
 from keyd.ports import Transaction, View
 from keyd.services.authorize import demand, denial
 from keyd.services.quorum import approving, consume
+from keyd.services.rotation.bound import accepted_of
 from keyd.services.rotation.permitted import demand_all
 from keyd.services.rotation.planning import planned_now
 from keyd.services.rotation.progress import Progress, progress_of, recorded_rotation
@@ -105,22 +105,23 @@ def _cancel(world: World, caller: Caller, name: str) -> Callable[[Transaction], 
         if not current.state.is_open:
             raise PolicyViolation("ROTATION_ENDED", f"{name} is {current.state.value}")
         for file in tx.rotation_files(name):
-            _check_abandonable(tx, file)
+            _check_abandonable(tx, current, file)
         end(world, tx, current, caller.principal, RotationState.CANCELLED)
 
     return work
 
 
-def _check_abandonable(view: View, file: RotationFile) -> None:
-    found = view.reservation(file.repository, file.role, file.epoch, file.version)
-    if found is None or found.digest != file.digest:
-        return  # voided: what the version is bound to by now is not this rotation's
-    if found.state is ReservationState.ACCEPTED:
+def _check_abandonable(view: View, rotation: Rotation, file: RotationFile) -> None:
+    # What its step made before it made this one counts as well.
+    trusted = next(accepted_of(view, rotation, file.role), None)
+    if trusted is not None:
         raise PolicyViolation(
             "ROTATION_ACCEPTED",
-            f"{file.role} {file.version} is trusted already: continue, and rotate back if need be",
+            f"{file.role} {trusted[1]} was accepted: continue, and rotate back if need be",
         )
-    if file.role == "root":
+    found = view.reservation(file.repository, file.role, file.epoch, file.version)
+    # Voided, what the version is bound to by now is not this rotation's.
+    if found is not None and found.digest == file.digest and file.role == "root":
         raise ApprovalRequired(
             "ROTATION_NEEDS_VOID",
             f"root {file.version} is bound to this rotation and root versions cannot be skipped: "
