@@ -13,9 +13,10 @@ from keyd.domain.keys import KeyState
 from keyd.domain.operations import SignMetadata, VoidReservation
 from keyd.domain.payload import parse
 from keyd.domain.records_rotation import RotationFile, RotationState
+from keyd.domain.trust import default_rules
 from keyd.errors import ApprovalRequired, NotFound
 from keyd.rehearsal.stage import StockClients
-from keyd.services import proposals
+from keyd.services import proposals, repositories
 from keyd.services.audit import ensure_log_key
 from keyd.services.keys import change_state
 from keyd.services.rotation import advancing, planning, starting
@@ -23,7 +24,7 @@ from keyd.services.rotation.wanted import Wanted
 from keyd.services.world import World
 from tests.authors import Signed
 from tests.fakes import TestClock
-from tests.integration.rotating import go_on, rotation_of, sound
+from tests.integration.rotating import go_on, later, rotation_of, sound
 from tests.officers import approve, carry_out, enrol, person, propose
 from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open_world
 
@@ -133,6 +134,24 @@ def test_a_voided_root_is_asked_for_again_when_its_rotation_goes_on(
     assert go_on(world, name).progress.rotation.state is RotationState.READY
     [again] = world.ledger.read(lambda view: view.rotation_files(name))
     assert (again.version, again.digest) == (file.version, file.digest)
+
+
+def test_a_root_that_is_made_again_after_a_void_lasts_as_planned(
+    world: World, author: Author
+) -> None:
+    """Days later as well: nobody agreed to more than the plan says."""
+    rules = replace(default_rules("root"), allow_shorter_root_expiry=True)
+    repositories.set_role_rules(world, ADMIN, "demo", "root", rules=rules, comment="")
+    enrol(world, ANN, BEN, CAT)
+    wanted = rotation_of("root", "root-1", "root-4")
+    name = started(world, replace(wanted, root_lifetime_s=30 * 86_400))
+    approved_root(world, name)
+    suspend(world, "root-2", "root-3")
+    file = bound(world, name)
+    void(world, file)
+    later(world, days=2)
+    approved_root(world, name)
+    assert bound(world, name).digest == file.digest
 
 
 @pytest.mark.parametrize("signers", [["root-2"], ["root-2", "root-3"]], ids=["bound", "trusted"])

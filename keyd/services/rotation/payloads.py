@@ -24,7 +24,7 @@ from keyd.ports import View
 from keyd.services.evidence import gather, mark, role_or_new, rules_of, trusted
 from keyd.services.keys import named
 from keyd.services.repositories import existing
-from keyd.services.rotation.bound import names
+from keyd.services.rotation.bound import accepted_of, names
 from keyd.services.rotation.newcomers import check_newcomers
 from keyd.services.rotation.plans import plan_behind
 from keyd.services.rotation.proposing import proposed
@@ -52,9 +52,9 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
             return canonical.encode(_changed(view, rotation, role, before, bumped))
 
         lifetime_s = plan.change.root_expires_s if name == "root" else 0
-        # Root waits for people, who approve these bytes: they must be the same tomorrow. One that
-        # is made again takes the place of what has expired, or of what others signed meanwhile.
-        first = name == "root" and not _was_bound(view, rotation, name)
+        # Root waits for people, who approve these bytes: they must be the same tomorrow, and after
+        # a void. Once one was accepted, another follows what expired or what others signed.
+        first = name == "root" and next(accepted_of(view, rotation, name), None) is None
         now = rotation.created_at if first else world.clock.now()
         waiting = None if first else _proposed(world, view, role, version, expiring)
         rules, shorter = rules_of(role), first and lifetime_s > 0
@@ -62,10 +62,6 @@ def builder(world: World, rotation: Rotation, name: str) -> Build:
         return waiting or expiring(expires)
 
     return build
-
-
-def _was_bound(view: View, rotation: Rotation, role: str) -> bool:
-    return any(file.role == role for file in view.rotation_files(rotation.name))
 
 
 def _before_recovery(view: View, role: Role, lower: int) -> Payload | None:
