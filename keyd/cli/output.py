@@ -55,7 +55,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Rows in aligned columns below their headers, as `plain` text; nothing if there are none."""
     if not rows:
         return ""
-    cells = [[plain(str(cell)) or "-" for cell in row] for row in (headers, *rows)]
+    cells = [list(headers), *([plain(str(cell)) or "-" for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import grpc
 import pytest
 from click.testing import CliRunner
@@ -115,3 +116,8 @@ def test_several_values_stand_below_each_other() -> None:
     assert output.facts({"a": ("one", "two\n"), "long": "x", "none": ()}) == (
         "a:    one\n      two\\n\nlong: x"
     )
+
+
+def test_a_column_without_a_name_has_an_empty_heading() -> None:
+    lines = click.unstyle(output.table(("STEP", "", "WHAT"), [(1, "done", "sign"), (2, "", "")]))
+    assert lines.split("\n") == ["STEP        WHAT", "1     done  sign", "2     -     -"]
