@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from keyd.domain.keys import Content, KeyState
 from keyd.domain.records_rotation import RotationState
 from keyd.ledger.verification.verify import verify_ledger
 from keyd.rehearsal.stage import StockClients
+from keyd.services.audit import ensure_log_key
 from keyd.services.rotation import advancing, planning, starting
 from keyd.services.rotation.advancing import Went
 from keyd.services.rotation.wanted import Wanted, WantedKey, WantedRole
 from keyd.services.world import World
-from tests.fakes import TestClock
+from tests.fakes import FakeTokens, SoftwareToken, TestClock
 from tests.worlds import ADMIN, TIMEOUT_S, open_world
 
 
@@ -24,6 +26,17 @@ from tests.worlds import ADMIN, TIMEOUT_S, open_world
 def world(tmp_path: Path) -> World:
     """A real ledger and software tokens, and python-tuf's client to rehearse with."""
     return replace(open_world(tmp_path, clock=TestClock()), rehearsal=StockClients())
+
+
+@contextmanager
+def two_tokens(tmp_path: Path, clock: TestClock) -> Iterator[World]:
+    """Like `world`, with tokens soft and away; the ledger is sound when this is over."""
+    tokens = FakeTokens(SoftwareToken("soft", clock), SoftwareToken("away", clock))
+    opened = open_world(tmp_path, clock=clock, tokens=tokens)
+    made = replace(opened, rehearsal=StockClients())
+    ensure_log_key(made, "soft", TIMEOUT_S)
+    yield made
+    sound(made, tmp_path)
 
 
 def rotation_of(role: str, old: str, new: str, kind: str = "") -> Wanted:

@@ -70,11 +70,10 @@ def lost_of(home: Home) -> list[tuple[int, int, str]]:
     return [(lost.first, lost.last, lost.digest) for lost in found]
 
 
-@pytest.mark.parametrize("voided_before", [False, True])
-def test_a_repair_keeps_the_payload_that_the_anchor_saw(
-    home: Home, tmp_path: Path, voided_before: bool
-) -> None:
-    """It took the older payload for the version's, voided or not, and told the anchor so."""
+def put_back_before(
+    home: Home, tmp_path: Path, *, voided_before: bool = False
+) -> tuple[Reservation, Reservation]:
+    """The ledger from before targets 6 was used again: what waited then, and what it became."""
     ledger = home.open()
     first = ledger.transact(reserve(6))
     if voided_before:
@@ -85,6 +84,15 @@ def test_a_repair_keeps_the_payload_that_the_anchor_saw(
     second = sign(ledger, 6, salt="second")
     ledger.close()
     put_back(home, tmp_path / "backup.db")
+    return first, second
+
+
+@pytest.mark.parametrize("voided_before", [False, True])
+def test_a_repair_keeps_the_payload_that_the_anchor_saw(
+    home: Home, tmp_path: Path, voided_before: bool
+) -> None:
+    """It took the older payload for the version's, voided or not, and told the anchor so."""
+    first, second = put_back_before(home, tmp_path, voided_before=voided_before)
     assert "version 6 has another payload than the anchor saw" in refused_to_write(home)
 
     done = fix(home)
@@ -103,13 +111,7 @@ def test_a_repair_keeps_the_payload_that_the_anchor_saw(
 def test_a_mark_is_raised_by_hand_above_a_version_with_another_payload(
     home: Home, tmp_path: Path
 ) -> None:
-    ledger = home.open()
-    first = ledger.transact(reserve(6))
-    backup(home.state, tmp_path / "backup.db")
-    ledger.transact(void(first))
-    second = sign(ledger, 6, salt="second")
-    ledger.close()
-    put_back(home, tmp_path / "backup.db")
+    first, second = put_back_before(home, tmp_path)
     raised = [str(rise) for rise in fix(home, {(REPOSITORY, "targets"): 9}).raised]
     assert raised == [
         f"demo/targets epoch 0: 5 -> 6 {second.digest}",
@@ -125,13 +127,7 @@ def test_a_mark_is_raised_by_hand_above_a_version_with_another_payload(
 def test_a_repair_that_was_cut_short_can_be_repeated(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = home.open()
-    first = ledger.transact(reserve(6))
-    backup(home.state, tmp_path / "backup.db")
-    ledger.transact(void(first))
-    second = sign(ledger, 6, salt="second")
-    ledger.close()
-    put_back(home, tmp_path / "backup.db")
+    _, second = put_back_before(home, tmp_path)
 
     def cut(*_: object) -> None:
         raise OSError("no room")

@@ -15,15 +15,13 @@ from keyd.domain.records_rotation import RotationState
 from keyd.domain.tokens import TokenState
 from keyd.domain.trust import default_rules
 from keyd.errors import PolicyViolation
-from keyd.rehearsal.stage import StockClients
 from keyd.services import repositories
-from keyd.services.audit import ensure_log_key
 from keyd.services.keys import change_state
 from keyd.services.rotation import advancing, starting
 from keyd.services.world import World
-from tests.fakes import FakeTokens, SoftwareToken, TestClock
-from tests.integration.rotating import begin, go_on, later, rotation_of, sound
-from tests.worlds import ADMIN, TIMEOUT_S, Author, active_author, make_key, open_world
+from tests.fakes import SoftwareToken, TestClock
+from tests.integration.rotating import begin, go_on, later, rotation_of, two_tokens
+from tests.worlds import ADMIN, Author, active_author, make_key
 
 # The first root lasts for a year. Rotations begin at the real time, which stock clients look at.
 ALMOST_A_YEAR = timedelta(days=360)
@@ -32,13 +30,8 @@ ALMOST_A_YEAR = timedelta(days=360)
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A repository whose root is about to expire; it is sound when the test is over."""
-    clock = TestClock(datetime.now(UTC) - ALMOST_A_YEAR)
-    tokens = FakeTokens(SoftwareToken("soft", clock), SoftwareToken("away", clock))
-    opened = open_world(tmp_path, clock=clock, tokens=tokens)
-    made = replace(opened, rehearsal=StockClients())
-    ensure_log_key(made, "soft", TIMEOUT_S)
-    yield made
-    sound(made, tmp_path)
+    with two_tokens(tmp_path, TestClock(datetime.now(UTC) - ALMOST_A_YEAR)) as made:
+        yield made
 
 
 @pytest.fixture

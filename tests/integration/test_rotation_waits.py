@@ -18,33 +18,25 @@ from keyd.domain.records_rotation import RotationState
 from keyd.domain.rehearsal import Act, Play
 from keyd.domain.tokens import TokenState
 from keyd.errors import NotFound, PolicyViolation
-from keyd.rehearsal.stage import StockClients
-from keyd.services.audit import ensure_log_key
 from keyd.services.keys import change_state
 from keyd.services.rotation import advancing, signing
 from keyd.services.world import World
-from tests.fakes import FakeTokens, SoftwareToken, TestClock
-from tests.integration.rotating import begin, go_on, later, rotation_of, sound
+from tests.fakes import SoftwareToken, TestClock
+from tests.integration.rotating import begin, go_on, later, rotation_of, two_tokens
 from tests.worlds import (
     ADMIN,
     TIMEOUT_S,
     Author,
     active_author,
     make_key,
-    open_world,
 )
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A repository, which is sound when the test is over."""
-    clock = TestClock()
-    tokens = FakeTokens(SoftwareToken("soft", clock), SoftwareToken("away", clock))
-    opened = open_world(tmp_path, clock=clock, tokens=tokens)
-    made = replace(opened, rehearsal=StockClients())
-    ensure_log_key(made, "soft", TIMEOUT_S)
-    yield made
-    sound(made, tmp_path)
+    with two_tokens(tmp_path, TestClock()) as made:
+        yield made
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def standing_before(old: Payload, new: Payload, repository: str, now: datetime) 
         delegators={},
         keys={},
         holders=_holders(old, new),
-        versions={"root": version + 1},
+        next_root=version + 1,
         unseen=frozenset(TOP_LEVEL) - {"root"},
     )
 

@@ -132,7 +132,7 @@ def _version(changes: ChangeSet, standing: Standing, role: str) -> int:
     Others are signed every day: a plan that named their versions would be another one before
     officers have agreed to it.
     """
-    following = standing.versions.get(role, 1) if role == "root" else 0
+    following = standing.next_root if role == "root" else 0
     return changes.lower.get(role, following)
 
 

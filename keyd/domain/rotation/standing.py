@@ -35,8 +35,8 @@ class KeyFacts:
 class Standing:
     """Trusted payloads and delegators by role; keys here by name; people's keys by fingerprint.
 
-    `versions` are the next version of each role, `pending` versions that are bound and not yet
-    accepted, by role. `imported`: it was registered from published roots, which are as they are.
+    `next_root` is root's next version, `pending` are versions that are bound and not yet accepted,
+    by role. `imported`: it was registered from published roots, which are as they are.
     `unseen` are roles that have metadata which is not at hand. `starts` are the versions whose
     content roles that are lowered go on with, 0 where none is recorded. `bins` are the published
     hash bins by their name prefix, in order; `delegators` has each of them and the prefix.
@@ -51,7 +51,7 @@ class Standing:
     delegators: Mapping[str, tuple[str, ...]]
     keys: Mapping[str, KeyFacts]
     holders: Mapping[str, KeyFacts] = field(default_factory=dict)
-    versions: Mapping[str, int] = field(default_factory=dict)
+    next_root: int = 1
     pending: Mapping[str, int] = field(default_factory=dict)
     open_rotation: str = ""
     tokens: frozenset[str] = frozenset()

@@ -40,7 +40,7 @@ def standing_of(world: World, view: View, name: str) -> Standing:
         delegators=delegators,
         keys={key.label: key for key in _keys(view)},
         holders=holders(view, name),
-        versions={role: mark(view, found) + 1 for role, found in roles.items()},
+        next_root=mark(view, roles["root"]) + 1,
         pending=_pending(view, name, roles),
         open_rotation=open_rotation.name if open_rotation else "",
         tokens=frozenset(token.name for token in world.tokens.all()),

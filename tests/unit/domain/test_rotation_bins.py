@@ -66,7 +66,6 @@ def standing(bit_length: int, *published: str) -> Standing:
         | dict.fromkeys(published, Payload(b"{}", {"_type": "targets"})),
         delegators=dict.fromkeys(("bin", *published), ("targets",)),
         keys={},
-        versions={"targets": 5, "snapshot": 9, "timestamp": 9} | dict.fromkeys(published, 3),
         bins={"bin": published},
     )
 

@@ -36,7 +36,7 @@ STANDING = Standing(
         fingerprint(number): KeyFacts(f"token-{number}", fingerprint(number), holder=holder)
         for number, holder in HOLDERS.items()
     },
-    versions={"root": 2},
+    next_root=2,
 )
 
 

@@ -97,7 +97,7 @@ def planned(case: Case, old: MetadataFile) -> Plan:
         trusted={"root": old.payload},
         delegators={},
         keys={facts[n].label: facts[n] for n in case.old},
-        versions={"root": 2},
+        next_root=2,
     )
     return plan(ChangeSet(RotationKind.ROOT, "demo", (change,)), standing)
 
